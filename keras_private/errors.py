@@ -1,0 +1,62 @@
+"""Every error that keras_private raises on purpose.
+
+Each message has three parts: what was wrong, what was expected, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class PrivacyError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        problem: What was wrong, with the value or name that came.
+        expected: What would have been right.
+        remedy: What the reader can do now.
+    """
+
+    def __init__(self, problem: str, *, expected: str = "", remedy: str = "") -> None:
+        self.problem = problem
+        self.expected = expected
+        self.remedy = remedy
+        super().__init__(problem, expected, remedy)
+
+    def __str__(self) -> str:
+        parts = [self.problem]
+        if self.expected:
+            parts.append(f"Expected: {self.expected}")
+        if self.remedy:
+            parts.append(f"What to do: {self.remedy}")
+        return "\n".join(parts)
+
+
+class ConfigurationError(PrivacyError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class UnsupportedModelError(PrivacyError, ValueError):
+    """The training step cannot be proven private as it stands."""
+
+
+class UnsupportedOpError(UnsupportedModelError):
+    """A trainable variable is used by an operation that has no per-example rule."""
+
+
+class GradientSourceError(PrivacyError, RuntimeError):
+    """Gradients reached the optimizer that its own compute_gradients did not make in this trace."""
+
+
+class BudgetExhaustedError(PrivacyError, RuntimeError):
+    """No step of the requested kind is left in the privacy budget."""
+
+
+class LedgerError(PrivacyError, RuntimeError):
+    """A privacy ledger is missing, truncated, altered, foreign, or behind the optimizer."""
+
+
+class BackendError(PrivacyError, ImportError):
+    """A package or native library is missing or does not fit; the message carries the remedy."""
+
+
+class RandomnessError(PrivacyError, RuntimeError):
+    """No secure source of randomness can serve the request."""
