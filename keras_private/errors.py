@@ -15,6 +15,9 @@ class PrivacyError(Exception):
         remedy: What the reader can do now.
     """
 
+    # Lets the error through tf.function's tracing as it is, instead of being rebuilt as another type.
+    ag_pass_through = True
+
     def __init__(self, problem: str, *, expected: str = "", remedy: str = "") -> None:
         self.problem = problem
         self.expected = expected

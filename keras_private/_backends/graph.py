@@ -1,0 +1,69 @@
+"""Private parts of TensorFlow graphs that the differential-privacy engine needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Iterator
+
+import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
+
+FUNCTION_ATTRIBUTES = ("f", "body", "cond", "then_branch", "else_branch", "branches")
+
+
+def captures_by_placeholder(graph: tf.Graph) -> dict[str, Any]:
+    """Maps the name of each placeholder that stands for an outer tensor to that tensor."""
+    if not isinstance(graph, FuncGraph):
+        return {}
+    return {placeholder.name: external for external, placeholder in graph.captures}
+
+
+def resource_inside(graph: tf.Graph, handle: Any) -> Any:
+    """The tensor that stands for a variable's handle in `graph`, or None if it is not used there."""
+    if not isinstance(graph, FuncGraph):
+        return None
+    for external, placeholder in graph.captures:
+        if external is handle:
+            return placeholder
+        if not is_concrete(external) and resource_inside(external.graph, handle) is external:
+            return placeholder
+    return None
+
+
+def is_concrete(tensor: Any) -> bool:
+    return isinstance(tensor, tf.__internal__.EagerTensor)
+
+
+def is_nested(graph: tf.Graph) -> bool:
+    """Whether `graph` is the body of a function that another traced function calls."""
+    return isinstance(graph, FuncGraph) and isinstance(graph.outer_graph, FuncGraph)
+
+
+def is_function_call(op: tf.Operation) -> bool:
+    names = {attribute.name for attribute in op.op_def.attr}
+    return any(name in names for name in FUNCTION_ATTRIBUTES)
+
+
+def is_stateful(op: tf.Operation) -> bool:
+    return bool(op.op_def.is_stateful)
+
+
+def made_by_keras_metric(op: tf.Operation) -> bool:
+    """Whether the operation was created inside the update_state of a Keras metric."""
+    wrapper = os.path.join("utils", "metrics_utils.py")
+    return any(
+        frame.name == "decorated" and frame.filename.endswith(wrapper) and "keras" in frame.filename
+        for frame in op.traceback
+    )
+
+
+@contextlib.contextmanager
+def inlined_functions() -> Iterator[None]:
+    """Traces the bodies of tf.functions into the enclosing graph, where the proof can see them."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)

@@ -1,0 +1,163 @@
+"""One private gradient: proof, plan, one backward pass, clipping, noise."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence, Union
+
+import tensorflow as tf
+
+from .._backends import graph as tf_graph
+from ..errors import UnsupportedModelError
+from .clipping import ExampleGradients, clip_factors, combine
+from .mechanisms import GaussianMechanism
+from .plan import Plan, VariableUse, make_plan, require_row
+from .proof import Dim, LossTerm, StepProof, take_apart
+from .rules import OP_RULES, Contribution, Use
+from .state import refuse_data_dependent_state
+
+
+def coordinates_of(variables: Sequence[tf.Variable]) -> int:
+    return sum(int(variable.shape.num_elements()) for variable in variables)
+
+
+def private_gradients(
+    loss: tf.Tensor, variables: Sequence[tf.Variable], mechanism: GaussianMechanism, divisor: float
+) -> list[Optional[tf.Tensor]]:
+    """Gradients of a traced loss: clipped per example, summed, noised, divided; public terms added plainly.
+
+    Args:
+        loss: Scalar, or per-example losses, in the graph of the traced step.
+        variables: The trainable variables.
+        mechanism: Clip norm and noise.
+        divisor: The expected batch size.
+
+    Returns:
+        One tensor per variable, or None where the loss does not depend on the variable at all.
+
+    Raises:
+        UnsupportedModelError: The step cannot be proven private; says where and why.
+    """
+    proof = StepProof(loss.graph)
+    terms = take_apart(proof, loss)
+    leaves = [term.tensor for term in terms.per_example]
+    plan = make_plan(proof, leaves, variables)
+    refuse_data_dependent_state(proof, leaves)
+    batch = _batch_size(proof, leaves[0])
+    gradients = _backward(proof, terms.per_example, plan)
+    examples = {
+        variable.ref(): _example_gradients(proof, variable, plan, gradients, batch)
+        for variable in variables
+        if plan.of(variable)
+    }
+    public = _public_gradients(proof, terms.public, variables)
+    if not examples:
+        return public
+    scales, keep = clip_factors([item.squared_norms() for item in examples.values()], mechanism.l2_norm_clip)
+    result: list[Optional[tf.Tensor]] = []
+    for variable, plain in zip(variables, public):
+        item = examples.get(variable.ref())
+        if item is None:
+            result.append(plain)
+            continue
+        clipped_sum = tf.reshape(item.weighted_sum(scales, keep), variable.shape)
+        released = tf.cast(mechanism.release(clipped_sum, divisor), variable.dtype)
+        result.append(released if plain is None else released + plain)
+    return result
+
+
+def _batch_size(proof: StepProof, leaf: tf.Tensor) -> tf.Tensor:
+    fact = proof.fact(leaf)
+    entries = tf.shape(leaf)[fact.axis]
+    owned = fact.share.entries
+    return entries if owned.is_one else tf.math.floordiv(entries, _size(proof, owned))
+
+
+def _size(proof: StepProof, dim: Dim) -> tf.Tensor:
+    """A symbolic size as an int32 tensor."""
+    sizes = [tf.constant(int(dim.coefficient), tf.int32)]
+    for symbol, power in dim.powers:
+        tensor, axis = proof.context.origins[symbol]
+        sizes.extend([tf.shape(tensor)[axis]] * power)
+    return tf.reduce_prod(tf.stack(sizes))
+
+
+def _number_or_size(proof: StepProof, dim: Dim) -> Union[int, tf.Tensor]:
+    return int(dim) if dim.is_number else _size(proof, dim)
+
+
+def _seed(proof: StepProof, term: LossTerm) -> tf.Tensor:
+    """The gradient of the summed per-example losses with respect to the row tensor of one term."""
+    dtype = term.tensor.dtype
+    factor = tf.constant(float(term.factor.coefficient), dtype)
+    for symbol, power in term.factor.powers:
+        tensor, axis = proof.context.origins[symbol]
+        factor = factor * tf.cast(tf.shape(tensor)[axis], dtype) ** power
+    # The raw operation stays in the graph even for static shapes, where tf.ones_like becomes a constant.
+    return tf.raw_ops.OnesLike(x=term.tensor) * factor
+
+
+def _backward(proof: StepProof, terms: Sequence[LossTerm], plan: Plan) -> dict[str, tf.Tensor]:
+    """Gradients with respect to the outputs of all covered operations, by operation name."""
+    operations = list({use.op.name: use.op for use in plan.uses}.values())
+    found = tf.gradients(
+        [term.tensor for term in terms],
+        [op.outputs[0] for op in operations],
+        grad_ys=[_seed(proof, term) for term in terms],
+    )
+    gradients = {}
+    for op, gradient in zip(operations, found):
+        if gradient is None:
+            raise UnsupportedModelError(
+                f"operation '{op.name}' ({op.type}) uses a trainable variable and reaches the loss, but no "
+                "gradient with respect to its output comes back: a custom gradient (tf.recompute_grad, "
+                "tf.custom_gradient) computes its weights' gradient elsewhere, or a function without a "
+                "gradient stands between.",
+                expected="ordinary back-propagation from the loss to every trainable variable",
+                remedy="Remove recompute_grad or the custom gradient around layers with weights, or freeze them.",
+            )
+        gradients[op.name] = tf.convert_to_tensor(gradient)
+    return gradients
+
+
+def _example_gradients(
+    proof: StepProof, variable: tf.Variable, plan: Plan, gradients: dict[str, tf.Tensor], batch: tf.Tensor
+) -> ExampleGradients:
+    contributions = [_contribution(proof, use, gradients[use.op.name], batch) for use in plan.of(variable)]
+    return combine(contributions, variable.shape)
+
+
+def _contribution(
+    proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor
+) -> Contribution:
+    data = require_row(proof.fact(use.op.inputs[1 - use.slot]), "the input", use.op)
+    rows = require_row(proof.fact(gradient), "the gradient at the output", use.op)
+    if rows.share != data.share:
+        raise UnsupportedModelError(
+            f"operation '{use.op.name}' ({use.op.type}) has {data.share} input rows but "
+            f"{rows.share} output rows per example.",
+            expected="as many output as input rows for each example",
+            remedy="Keep the batch on axis 0 of the layer's input and output.",
+        )
+    before, after = (_number_or_size(proof, dim) for dim in (rows.share.before, rows.share.after))
+    rule = OP_RULES[use.op.type]
+    return rule.contribution(Use(use.op, use.slot, gradient, batch, before, after))
+
+
+def _public_gradients(
+    proof: StepProof, terms: Sequence[LossTerm], variables: Sequence[tf.Variable]
+) -> list[Optional[tf.Tensor]]:
+    if not terms:
+        return [None] * len(variables)
+    handles = [tf_graph.resource_inside(proof.graph, variable.handle) for variable in variables]
+    present = [handle for handle in handles if handle is not None]
+    seeds = [tf.fill(tf.shape(term.tensor), tf.constant(float(term.factor.coefficient), term.tensor.dtype)) for term in terms]
+    found = dict(
+        zip(
+            (handle.name for handle in present),
+            tf.gradients([term.tensor for term in terms], present, grad_ys=seeds),
+        )
+    )
+    return [
+        None if handle is None or found[handle.name] is None else tf.convert_to_tensor(found[handle.name])
+        for handle in handles
+    ]

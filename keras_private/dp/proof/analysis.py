@@ -1,0 +1,149 @@
+"""Works out, for the traced training step, how every tensor depends on the private examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterable, Iterator, Optional
+
+import tensorflow as tf
+
+from ..._backends import graph as tf_graph
+from . import elementwise, linear, reductions, shapes, sources
+from .dims import BATCH, Dim
+from .facts import Fact, Kind
+from .registry import RULES, Context, all_mixed, first_mixed, without_rows
+from .values import as_dims, broadcast_gradient_axes, evaluate, static_value
+
+RULE_MODULES = (elementwise, linear, reductions, shapes, sources)
+
+
+class StepProof:
+    """Facts about the tensors of one FuncGraph.
+
+    Guarantees:
+        - Deny by default: an operation without a rule that sees data is MIXED.
+        - Facts are of the operations that run, the backward pass included, not of layers or names.
+        - Shapes count as public, except the size of the batch axis.
+
+    Args:
+        graph: The graph of the traced training step.
+    """
+
+    def __init__(self, graph: tf.Graph) -> None:
+        self.graph = graph
+        self.context = Context(batch=_batch_size(graph))
+        self._facts: dict[str, list[Fact]] = {}
+        self._captures = tf_graph.captures_by_placeholder(graph)
+        self._outer: Optional[StepProof] = None
+
+    def fact(self, tensor: tf.Tensor) -> Fact:
+        """The fact about `tensor`, working out its ancestors first."""
+        for op in self._waiting(tensor.op):
+            self._facts[op.name] = self._transfer(op)
+        return self._facts[tensor.op.name][tensor.value_index]
+
+    def _waiting(self, last: tf.Operation) -> Iterator[tf.Operation]:
+        """Ancestors of `last` without facts, each after its own ancestors."""
+        stack = [(last, False)]
+        entered: set[str] = set()
+        while stack:
+            op, finished = stack.pop()
+            if op.name in self._facts:
+                continue
+            if finished:
+                yield op
+            elif op.name not in entered:
+                entered.add(op.name)
+                stack.append((op, True))
+                stack.extend((tensor.op, False) for tensor in op.inputs)
+
+    def _transfer(self, op: tf.Operation) -> list[Fact]:
+        if op.type == "Placeholder":
+            return [self._placeholder(op.outputs[0])]
+        inputs = []
+        for tensor in op.inputs:
+            known = self._facts.get(tensor.op.name)
+            # Only a loop of TensorFlow 1 control flow can reach an operation before its input.
+            inputs.append(known[tensor.value_index] if known else all_mixed(op, "is part of a loop")[0])
+        if op.type == "BroadcastGradientArgs":
+            return self._broadcast_gradient_args(op, inputs)
+        rule = RULES.get(op.type)
+        if rule is not None:
+            results = rule(op, inputs, self.context)
+        else:
+            results = self._without_rule(op, inputs)
+        return self._with_value(op, inputs, results)
+
+    def _without_rule(self, op: tf.Operation, inputs: list[Fact]) -> list[Fact]:
+        tainted = first_mixed(inputs)
+        if tainted is not None:
+            return [tainted for _ in op.outputs]
+        if tf_graph.is_stateful(op):
+            return all_mixed(op, "reads or keeps state that the proof does not see")
+        done = without_rows(op, inputs, self.context)
+        if done is not None:
+            return done
+        if tf_graph.is_function_call(op):
+            return all_mixed(op, "hides what a nested function does with examples")
+        return all_mixed(op, "has no rule that shows what it does with the batch axis")
+
+    def _with_value(self, op: tf.Operation, inputs: list[Fact], results: list[Fact]) -> list[Fact]:
+        if not results or results[0].is_row or results[0].is_mixed:
+            return results
+        value = static_value(op.outputs[0])
+        if value is None:
+            value = evaluate(op, inputs)
+        if value is None:
+            return results
+        depends_on_size = any(dim.has_batch for dim in value.reshape(-1))
+        kind = Kind.SIZE if depends_on_size else Kind.PUBLIC
+        return [replace(results[0], kind=kind, value=value), *results[1:]]
+
+    def _broadcast_gradient_args(self, op: tf.Operation, inputs: list[Fact]) -> list[Fact]:
+        if any(fact.value is None for fact in inputs):
+            return all_mixed(op, "compares shapes that are not known while tracing")
+        try:
+            axes = broadcast_gradient_axes(*(list(fact.value.reshape(-1)) for fact in inputs))
+        except ValueError:
+            return all_mixed(op, "compares shapes that are not known while tracing")
+        return [Fact(Kind.PUBLIC, value=as_dims(reduced)) for reduced in axes]
+
+    def _placeholder(self, tensor: tf.Tensor) -> Fact:
+        external = self._captures.get(tensor.name)
+        if external is not None:
+            if tf_graph.is_concrete(external) or tensor.dtype in (tf.resource, tf.variant):
+                dims = self.context.static_dims(tensor)
+                return Fact(Kind.PUBLIC, dims=dims, value=static_value(external))
+            return self._outer_proof(external.graph).fact(external)
+        if tf_graph.is_nested(self.graph):
+            return Fact(Kind.MIXED, reason=f"argument '{tensor.name}' of a nested function is not followed")
+        return sources.data_rows(tensor, self.context)
+
+    def _outer_proof(self, graph: tf.Graph) -> StepProof:
+        if self._outer is None:
+            self._outer = StepProof(graph)
+            if self._outer.context.batch != self.context.batch and self.context.batch == Dim.symbol(BATCH):
+                self.context.batch = self._outer.context.batch
+        return self._outer
+
+
+def _batch_size(graph: tf.Graph) -> Dim:
+    """The static batch size when all data agrees on one, else the batch symbol."""
+    sizes = {
+        tensor.shape[0]
+        for tensor in _data_tensors(graph)
+        if tensor.dtype not in (tf.resource, tf.variant) and tensor.shape.rank
+    }
+    if len(sizes) == 1:
+        size = sizes.pop()
+        if size is not None:
+            return Dim.of(size)
+    return Dim.symbol(BATCH)
+
+
+def _data_tensors(graph: tf.Graph) -> Iterable[tf.Tensor]:
+    captures = tf_graph.captures_by_placeholder(graph)
+    for op in graph.get_operations():
+        is_argument = op.type == "Placeholder" and op.outputs[0].name not in captures
+        if is_argument or op.type.startswith("IteratorGetNext"):
+            yield from op.outputs
