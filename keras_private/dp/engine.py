@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Optional, Sequence, Union
 
 import tensorflow as tf
@@ -11,13 +12,74 @@ from ..errors import UnsupportedModelError
 from .clipping import ExampleGradients, clip_factors, combine
 from .mechanisms import GaussianMechanism
 from .plan import Plan, VariableUse, make_plan, require_row
-from .proof import Dim, LossTerm, StepProof, take_apart
+from .proof import Dim, LossTerm, LossTerms, StepProof, take_apart
 from .rules import OP_RULES, Contribution, Use
 from .state import refuse_data_dependent_state
 
 
 def coordinates_of(variables: Sequence[tf.Variable]) -> int:
     return sum(int(variable.shape.num_elements()) for variable in variables)
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """A training step whose proof succeeded: what its private gradient is computed from.
+
+    Attributes:
+        proof: Facts about the graph.
+        terms: The loss, taken apart.
+        plan: All uses of trainable variables.
+        gradients: Gradient at the output of each covered operation, by operation name.
+        batch: Scalar int32 tensor: the realised number of examples.
+    """
+
+    proof: StepProof
+    terms: LossTerms
+    plan: Plan
+    gradients: dict[str, tf.Tensor]
+    batch: tf.Tensor
+
+    def contributions(self, variable: tf.Variable) -> list[Contribution]:
+        return [
+            _contribution(self.proof, use, self.gradients[use.op.name], self.batch)
+            for use in self.plan.of(variable)
+        ]
+
+    def examples(self, variable: tf.Variable) -> ExampleGradients:
+        """The per-example gradients of one covered variable."""
+        return combine(self.contributions(variable), variable.shape)
+
+    def describe(self) -> list[str]:
+        """One line for each tensor of `rows`."""
+        return [
+            f"{use.variable.name} in {use.op.name} ({use.op.type}), {side}"
+            for use in self.plan.uses
+            for side in ("input", "output gradient")
+        ]
+
+    def rows(self) -> list[tf.Tensor]:
+        """Input and output gradient of each use, grouped by example: [batch, entries, ...]."""
+        result = []
+        for use in self.plan.uses:
+            grouped = _use(self.proof, use, self.gradients[use.op.name], self.batch)
+            result.append(grouped.by_example(use.op.inputs[1 - use.slot]))
+            result.append(grouped.by_example(self.gradients[use.op.name]))
+        return result
+
+
+def traced_step(loss: tf.Tensor, variables: Sequence[tf.Variable]) -> TracedStep:
+    """Proves a traced loss private and takes its one backward pass.
+
+    Raises:
+        UnsupportedModelError: The step cannot be proven private; says where and why.
+    """
+    proof = StepProof(loss.graph)
+    terms = take_apart(proof, loss)
+    leaves = [term.tensor for term in terms.per_example]
+    plan = make_plan(proof, leaves, variables)
+    refuse_data_dependent_state(proof, leaves)
+    gradients = _backward(proof, terms.per_example, plan)
+    return TracedStep(proof, terms, plan, gradients, _batch_size(proof, leaves[0]))
 
 
 def private_gradients(
@@ -37,19 +99,9 @@ def private_gradients(
     Raises:
         UnsupportedModelError: The step cannot be proven private; says where and why.
     """
-    proof = StepProof(loss.graph)
-    terms = take_apart(proof, loss)
-    leaves = [term.tensor for term in terms.per_example]
-    plan = make_plan(proof, leaves, variables)
-    refuse_data_dependent_state(proof, leaves)
-    batch = _batch_size(proof, leaves[0])
-    gradients = _backward(proof, terms.per_example, plan)
-    examples = {
-        variable.ref(): _example_gradients(proof, variable, plan, gradients, batch)
-        for variable in variables
-        if plan.of(variable)
-    }
-    public = _public_gradients(proof, terms.public, variables)
+    step = traced_step(loss, variables)
+    examples = {variable.ref(): step.examples(variable) for variable in variables if step.plan.of(variable)}
+    public = _public_gradients(step.proof, step.terms.public, variables)
     if not examples:
         return public
     scales, keep = clip_factors([item.squared_norms() for item in examples.values()], mechanism.l2_norm_clip)
@@ -119,16 +171,8 @@ def _backward(proof: StepProof, terms: Sequence[LossTerm], plan: Plan) -> dict[s
     return gradients
 
 
-def _example_gradients(
-    proof: StepProof, variable: tf.Variable, plan: Plan, gradients: dict[str, tf.Tensor], batch: tf.Tensor
-) -> ExampleGradients:
-    contributions = [_contribution(proof, use, gradients[use.op.name], batch) for use in plan.of(variable)]
-    return combine(contributions, variable.shape)
-
-
-def _contribution(
-    proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor
-) -> Contribution:
+def _use(proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor) -> Use:
+    """Checks that input and output gradient are rows of the same examples (contract b)."""
     data = require_row(proof.fact(use.op.inputs[1 - use.slot]), "the input", use.op)
     rows = require_row(proof.fact(gradient), "the gradient at the output", use.op)
     if rows.share != data.share:
@@ -139,8 +183,13 @@ def _contribution(
             remedy="Keep the batch on axis 0 of the layer's input and output.",
         )
     before, after = (_number_or_size(proof, dim) for dim in (rows.share.before, rows.share.after))
-    rule = OP_RULES[use.op.type]
-    return rule.contribution(Use(use.op, use.slot, gradient, batch, before, after))
+    return Use(use.op, use.slot, gradient, batch, before, after)
+
+
+def _contribution(
+    proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor
+) -> Contribution:
+    return OP_RULES[use.op.type].contribution(_use(proof, use, gradient, batch))
 
 
 def _public_gradients(
@@ -150,7 +199,10 @@ def _public_gradients(
         return [None] * len(variables)
     handles = [tf_graph.resource_inside(proof.graph, variable.handle) for variable in variables]
     present = [handle for handle in handles if handle is not None]
-    seeds = [tf.fill(tf.shape(term.tensor), tf.constant(float(term.factor.coefficient), term.tensor.dtype)) for term in terms]
+    seeds = [
+        tf.fill(tf.shape(term.tensor), tf.constant(float(term.factor.coefficient), term.tensor.dtype))
+        for term in terms
+    ]
     found = dict(
         zip(
             (handle.name for handle in present),

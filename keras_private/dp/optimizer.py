@@ -139,6 +139,11 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         """Lets steps run until `steps_done` reaches `total_steps`."""
         self._gate.steps_authorized.assign(total_steps)
 
+    def _recalibrate(self, noise_multiplier: float, expected_batch_size: float) -> None:
+        """New noise for the next fit of a private model, which drops every step traced with the old noise."""
+        self._noise_multiplier = float(noise_multiplier)
+        self._expected_batch_size = float(expected_batch_size)
+
     @property
     def ledger(self) -> Ledger:
         """The in-memory record of this optimizer's charges, for fits without a ledger file."""

@@ -17,7 +17,7 @@ TOTAL_VARIATION_PER_DRAW = 2.0**-60
 """Bound on the distance between one draw of `gaussian_cells` and its ideal law; docs/guarantees/randomness.md."""
 
 INTEGER_DTYPES = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64)
-_SMALLEST_CELL = 2.0**-126
+_SMALLEST_CELL = 2.0**-125
 
 
 class SecureSource(abc.ABC):
@@ -118,7 +118,7 @@ class SecureSource(abc.ABC):
 
         Args:
             x: float32 tensor of any shape.
-            cell: Finite, at least 2^-126; Python number or floating scalar tensor.
+            cell: Finite, at least 2^-125; Python number or floating scalar tensor.
             scale: Finite, as is cell * scale; Python number or floating scalar tensor.
 
         Raises:
@@ -132,7 +132,7 @@ class SecureSource(abc.ABC):
             )
         if isinstance(cell, (int, float)) and not (math.isfinite(cell) and cell >= _SMALLEST_CELL):
             raise ConfigurationError(
-                f"cell is {cell}", expected="a finite number of at least 2^-126", remedy="check the noise's stddev"
+                f"cell is {cell}", expected="a finite number of at least 2^-125", remedy="check the noise's stddev"
             )
         if isinstance(scale, (int, float)) and not math.isfinite(scale):
             raise ConfigurationError(f"scale is {scale}", expected="a finite number", remedy="check the divisor")

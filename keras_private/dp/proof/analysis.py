@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 import tensorflow as tf
 
@@ -88,16 +88,12 @@ class StepProof:
         return all_mixed(op, "has no rule that shows what it does with the batch axis")
 
     def _with_value(self, op: tf.Operation, inputs: list[Fact], results: list[Fact]) -> list[Fact]:
-        if not results or results[0].is_row or results[0].is_mixed:
+        if not results or any(result.is_row or result.is_mixed for result in results):
             return results
-        value = static_value(op.outputs[0])
-        if value is None:
-            value = evaluate(op, inputs)
-        if value is None:
-            return results
-        depends_on_size = any(dim.has_batch for dim in value.reshape(-1))
-        kind = Kind.SIZE if depends_on_size else Kind.PUBLIC
-        return [replace(results[0], kind=kind, value=value), *results[1:]]
+        values = evaluate(op, inputs)
+        if op.type not in ("Shape", "ShapeN"):
+            values[0] = values[0] if values[0] is not None else static_value(op.outputs[0])
+        return [_valued(result, value) for result, value in zip(results, values)]
 
     def _broadcast_gradient_args(self, op: tf.Operation, inputs: list[Fact]) -> list[Fact]:
         if any(fact.value is None for fact in inputs):
@@ -125,6 +121,14 @@ class StepProof:
             if self._outer.context.batch != self.context.batch and self.context.batch == Dim.symbol(BATCH):
                 self.context.batch = self._outer.context.batch
         return self._outer
+
+
+def _valued(fact: Fact, value: Any) -> Fact:
+    """`fact` with a symbolic value, which tells whether the batch size is in it."""
+    if value is None:
+        return fact
+    depends_on_size = any(dim.has_batch for dim in value.reshape(-1))
+    return replace(fact, kind=Kind.SIZE if depends_on_size else Kind.PUBLIC, value=value)
 
 
 def _batch_size(graph: tf.Graph) -> Dim:

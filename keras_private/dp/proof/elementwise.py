@@ -12,8 +12,8 @@ from .facts import Fact, Kind
 from .registry import Context, all_mixed, transfer, without_rows
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Bitcast Cast Ceil CheckNumerics Cos Cosh Digamma Elu Erf Erfc "
-    "Erfinv Exp Expm1 Floor Identity Inv IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogicalNot Neg "
+    "Abs Acos Acosh Asin Asinh Atan Atanh Bitcast Cast Ceil CheckNumerics Cos Cosh Digamma Elu EnsureShape "
+    "Erf Erfc Erfinv Exp Expm1 Floor Identity Inv IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogicalNot Neg "
     "OnesLike PreventGradient Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Snapshot "
     "Softplus Softsign Sqrt Square StopGradient Tan Tanh ZerosLike"
 ).split()

@@ -59,10 +59,16 @@ def shape_value(fact: Fact) -> Optional[Array]:
     return result
 
 
-def evaluate(op: tf.Operation, facts: list[Fact]) -> Optional[Array]:
-    """The symbolic value of the operation's first output, or None where it is not known."""
-    if op.type == "Shape":
-        return shape_value(facts[0])
+def evaluate(op: tf.Operation, facts: list[Fact]) -> list[Optional[Array]]:
+    """The symbolic value of each output of the operation, None where it is not known."""
+    if op.type in ("Shape", "ShapeN"):
+        return [shape_value(fact) for fact in facts]
+    if op.type == "ConcatOffset":
+        return _concat_offsets([fact.value for fact in facts])
+    return [_single_value(op, facts)] + [None] * (len(op.outputs) - 1)
+
+
+def _single_value(op: tf.Operation, facts: list[Fact]) -> Optional[Array]:
     if op.type in ("Size", "Rank"):
         dims = facts[0].known_dims
         if dims is None:
@@ -77,6 +83,24 @@ def evaluate(op: tf.Operation, facts: list[Fact]) -> Optional[Array]:
         return _scalar(result) if isinstance(result, Dim) else result
     except (ValueError, IndexError, TypeError, ZeroDivisionError):
         return None
+
+
+def _concat_offsets(values: list[Optional[Array]]) -> list[Optional[Array]]:
+    """Where each input of a concatenation begins in its result."""
+    if any(value is None for value in values):
+        return [None] * (len(values) - 1)
+    axis = integers(values[0])[0]  # type: ignore[arg-type]
+    offsets: list[Optional[Array]] = []
+    begin = Dim.of(0)
+    for shape in values[1:]:
+        offset = as_dims([0] * len(shape))  # type: ignore[arg-type]
+        offset[axis] = begin
+        offsets.append(offset)
+        try:
+            begin = _sum(begin, shape[axis])  # type: ignore[index]
+        except ValueError:
+            return [None] * (len(values) - 1)
+    return offsets
 
 
 def _scalar(dim: Dim) -> Array:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "clones.h"
+
 namespace keras_private {
 namespace {
 
@@ -45,7 +47,8 @@ inline uint64_t HighProduct(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
 }
 
-// 2^64 (1 - mass of cell `offset` / mass of cell 0) in a bin, to within 2.3 units; integers only.
+}  // namespace
+
 uint64_t RejectionThreshold(uint64_t bin, uint64_t offset) {
   const uint64_t n = offset * (2 * 4096 * bin + offset + 1);  // 2^41 (exponent difference of the midpoints)
   // Mass of a cell of width c at midpoint a is its density there times 1 + (a^2 - 1) c^2 / 24 + O(c^4).
@@ -55,6 +58,8 @@ uint64_t RejectionThreshold(uint64_t bin, uint64_t offset) {
   for (uint64_t k = 12; k >= 2; --k) h = (uint64_t{1} << 63) - HighProduct(x, h) / k;
   return HighProduct(x, h) << 1;
 }
+
+namespace {
 
 // A draw left open: extends its comparisons with fresh bits; a rejection keeps the bin and redraws the offset.
 Failure DecideSlowly(Stream* stream, const GaussianTable& table, uint32_t first, uint32_t second, int32_t* cell) {

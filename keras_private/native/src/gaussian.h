@@ -8,13 +8,6 @@
 
 #include "generator.h"
 
-// One source, two machine codes, chosen at load by what the processor has.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define KERAS_PRIVATE_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define KERAS_PRIVATE_CLONES
-#endif
-
 namespace keras_private {
 
 constexpr int kBins = 3328;     // |Z| up to 13 sigma in bins of 2^-8.
@@ -33,7 +26,10 @@ const GaussianTable& GetGaussianTable();
 
 constexpr size_t kChunk = 1024;
 
-// Draws count <= kChunk cells.
+// 2^64 (1 - mass of cell `offset` / mass of cell 0) in a bin; see docs/guarantees/randomness.md for its error.
+uint64_t RejectionThreshold(uint64_t bin, uint64_t offset);
+
+// Draws `count` independent cells.
 Failure DrawCells(Stream* stream, const GaussianTable& table, size_t count, int32_t* cells);
 
 }  // namespace keras_private

@@ -1,0 +1,331 @@
+"""make_private: a Keras model of the same architecture whose ordinary fit is differentially private."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from .._backends.graph import inlined_functions
+from ..errors import ConfigurationError, UnsupportedModelError
+from .accounting import calibrate_noise
+from .callbacks import PrivacyBudget
+from .optimizer import DPOptimizer
+from .sampling import PoissonSampler
+from .state import refuse_data_dependent_state
+from .validation import refuse_batch_normalization
+
+USE_ARRAYS = "Pass arrays (x, y), or a keras_private.PoissonSampler over them."
+
+
+@tf.keras.utils.register_keras_serializable(package="keras_private")
+class PrivateModel(tf.keras.Model):
+    """The model that `make_private` returns: a keras.Model that owns fit and train_step.
+
+    Guarantees:
+        - Every batch is a fresh Poisson draw; every step clips per example, adds calibrated noise and is charged.
+        - A fit never spends more than (epsilon, delta) under add-or-remove-one-example adjacency, earlier fits and
+          everything in the ledger file included.
+        - tf.functions inside the model are traced inline, so that the proof sees them.
+        - Nothing but the private gradient and Keras metrics of the data is kept by a step.
+
+    Weights are shared with the model it was made from. Metrics in History, and choices made by looking at them on
+    training data, are not covered by epsilon.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        epsilon: float,
+        delta: float,
+        l2_norm_clip: float = 1.0,
+        noise_multiplier: Optional[float] = None,
+        ledger: Optional[str] = None,
+        accountant: str = "pld",
+    ) -> None:
+        functional = bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
+        if functional:
+            super().__init__(inputs=model.inputs, outputs=model.outputs, name=model.name)
+        else:
+            super().__init__(name=model.name)
+            self.wrapped = model
+        self._functional = functional
+        self._privacy = {
+            "epsilon": float(epsilon),
+            "delta": float(delta),
+            "l2_norm_clip": float(l2_norm_clip),
+            "noise_multiplier": noise_multiplier,
+            "ledger": None if ledger is None else str(ledger),
+            "accountant": accountant,
+        }
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        if self._functional:
+            return super().call(inputs, training=training, mask=mask)
+        return self.wrapped(inputs, training=training)
+
+    # Compile: any Keras optimizer, wrapped.
+
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+        """As keras.Model.compile; the optimizer is wrapped in a DPOptimizer that `fit` calibrates.
+
+        Raises:
+            ConfigurationError: run_eagerly, jit_compile or an auto-tuned steps_per_execution is asked for, or a
+                DPOptimizer of another clip norm is passed.
+        """
+        for option, refused in (("run_eagerly", True), ("jit_compile", True), ("steps_per_execution", "auto")):
+            if kwargs.get(option) == refused and kwargs.get(option) is not False and kwargs.get(option) != 1:
+                raise ConfigurationError(
+                    f"{option}={refused!r} cannot be private: the step must be a traced graph with a known "
+                    "number of steps, and the noise operation runs outside XLA.",
+                    expected=f"{option} left at its default",
+                    remedy=f"Leave {option} out of compile.",
+                )
+        if isinstance(optimizer, DPOptimizer):
+            if optimizer.l2_norm_clip != self._privacy["l2_norm_clip"]:
+                raise ConfigurationError(
+                    f"the DPOptimizer clips at {optimizer.l2_norm_clip}, the private model at "
+                    f"{self._privacy['l2_norm_clip']}.",
+                    expected="one clip norm",
+                    remedy="Pass the inner optimizer, for example 'adam'; make_private wraps it.",
+                )
+        else:
+            optimizer = DPOptimizer(optimizer, l2_norm_clip=self._privacy["l2_norm_clip"])
+        # Only fit knows how much noise the budget needs: until then no step may run.
+        optimizer.gate()
+        super().compile(optimizer, *args, **kwargs)
+
+    # Fit: Poisson batches, calibrated noise, the budget gate.
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: Optional[int] = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: Optional[int] = None,
+        **kwargs: Any,
+    ) -> tf.keras.callbacks.History:
+        """As keras.Model.fit, privately: batches are Poisson draws of expected size `batch_size` (default 32).
+
+        Noise is calibrated so that all planned steps, (epochs - initial_epoch) * steps per epoch, together with
+        everything spent before stay within (epsilon, delta). `epsilon` is in the History and the progress bar.
+
+        Args:
+            x: Arrays or a nested structure of arrays, or a PoissonSampler. Datasets and generators are refused:
+                they do not say how they sample.
+            y, batch_size, epochs, verbose, callbacks, validation_data, class_weight, initial_epoch: as in Keras.
+            validation_split: The last fraction of the arrays is kept for validation and never trained on.
+            shuffle: Has no effect: every batch is drawn afresh.
+            sample_weight: As in Keras; rows of a per-example weight.
+            steps_per_epoch: Draws per epoch; by default ceil(examples / batch_size).
+
+        Raises:
+            BudgetExhaustedError: Nothing of the budget is left for the planned steps.
+            ConfigurationError: The data cannot be sampled, or a PrivacyBudget is passed by hand.
+        """
+        if not isinstance(getattr(self, "optimizer", None), DPOptimizer):
+            raise RuntimeError("You must compile your model before training/testing. Use `model.compile(...)`.")
+        callbacks = _callback_list(callbacks)
+        if not isinstance(x, PoissonSampler) and validation_split:
+            (x, y, sample_weight), validation_data = _split(x, y, sample_weight, validation_split)
+        sampler = _sampler(x, y, batch_size, sample_weight, steps_per_epoch)
+        budget = PrivacyBudget(
+            self._privacy["epsilon"],
+            self._privacy["delta"],
+            data=sampler,
+            ledger=self._privacy["ledger"],
+            accountant=self._privacy["accountant"],
+        )
+        self._build_on(sampler)
+        self._calibrate(budget, sampler, (epochs - initial_epoch) * len(sampler))
+        return super().fit(
+            sampler,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=[budget, *callbacks],
+            validation_data=validation_data,
+            class_weight=class_weight,
+            initial_epoch=initial_epoch,
+            **kwargs,
+        )
+
+    def _build_on(self, sampler: PoissonSampler) -> None:
+        """Gives a deferred model its weights, as Keras does on the first batch."""
+        if not self.built:
+            features = sampler[0][0]
+            self(tf.nest.map_structure(lambda array: tf.zeros((1, *array.shape[1:]), array.dtype), features))
+        self.optimizer.build(self.trainable_variables)
+
+    def _calibrate(self, budget: PrivacyBudget, sampler: PoissonSampler, steps: int) -> None:
+        """Sets the noise for `steps` further steps and drops any step traced with other noise."""
+        noise_multiplier = self._privacy["noise_multiplier"]
+        if noise_multiplier is None and steps > 0:
+            noise_multiplier = calibrate_noise(
+                self._privacy["epsilon"],
+                self._privacy["delta"],
+                steps,
+                sampler.sampling_probability,
+                spent=budget.charges_before(self.optimizer),
+                accountant=self._privacy["accountant"],
+                noise_coordinates=self.optimizer.noise_coordinates,
+            )
+        if noise_multiplier is not None:
+            self.optimizer._recalibrate(noise_multiplier, sampler.batch_size)
+        self.train_function = None
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One private step on one Poisson draw."""
+        x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        with inlined_functions():
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight)
+        self._validate_target_and_loss(y, loss)
+        self.optimizer.minimize(loss, self.trainable_variables)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if type(self).train_step is not PrivateModel.train_step:
+            raise UnsupportedModelError(
+                f"{type(self).__name__} overrides train_step.",
+                expected="the train_step of the private model",
+                remedy="Put the loss into compile(loss=...) or add_loss; use DPOptimizer.minimize in your own model.",
+            )
+        return super().make_train_function(force)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedModelError(
+            "train_on_batch trains on a batch that was chosen outside the sampler.",
+            expected="private_model.fit(x, y), which draws every batch itself",
+            remedy="Use fit.",
+        )
+
+    # Saving.
+
+    def get_config(self) -> dict[str, Any]:
+        model = tf.keras.Model(self.inputs, self.outputs, name=self.name) if self._functional else self.wrapped
+        return {"model": tf.keras.utils.serialize_keras_object(model), **self._privacy}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PrivateModel:
+        config = dict(config)
+        model = config.pop("model")
+        if isinstance(model, dict):
+            model = tf.keras.utils.deserialize_keras_object(model, custom_objects)
+        return cls(model, **config)
+
+
+def make_private(
+    model: tf.keras.Model,
+    epsilon: float,
+    delta: float,
+    l2_norm_clip: float = 1.0,
+    *,
+    noise_multiplier: Optional[float] = None,
+    ledger: Optional[str] = None,
+    accountant: str = "pld",
+) -> PrivateModel:
+    """Returns a keras.Model of the same architecture, sharing its weights, whose fit is private.
+
+    Args:
+        model: Functional, Sequential or subclassed Keras model.
+        epsilon: Bound over everything this model's fits spend, above 0.
+        delta: Probability with which the bound may fail, between 0 and 1; well below 1 / examples.
+        l2_norm_clip: Bound on the L2 norm of one example's gradient.
+        noise_multiplier: Fixes the noise instead of calibrating it; fit then stops when the budget is used up.
+        ledger: Path of a durable record of the steps spent, for training that may be interrupted or resumed.
+        accountant: "pld" or "rdp".
+
+    Raises:
+        UnsupportedModelError: The model has trainable BatchNormalization, or its own train_step.
+        ConfigurationError: A number is out of range, or the policy is mixed_float16.
+    """
+    _check_numbers(epsilon=epsilon, delta=delta, l2_norm_clip=l2_norm_clip)
+    if delta >= 1:
+        raise ConfigurationError(f"delta={delta!r} promises nothing.", expected="0 < delta < 1", remedy="Try 1e-5.")
+    refuse_batch_normalization(model)
+    if type(model).train_step is not tf.keras.Model.train_step:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has its own train_step, which the private model would not run.",
+            expected="a model that trains by the standard train_step",
+            remedy="Remove train_step, or use DPOptimizer.minimize inside it.",
+        )
+    if model.dtype_policy.name == "mixed_float16":
+        raise ConfigurationError(
+            "policy 'mixed_float16' wraps the optimizer in dynamic loss scaling, whose scale depends on the data.",
+            expected="policy 'float32', 'float64' or 'mixed_bfloat16'",
+            remedy="tf.keras.mixed_precision.set_global_policy('float32') before building the model.",
+        )
+    return PrivateModel(model, epsilon, delta, l2_norm_clip, noise_multiplier, ledger, accountant)
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise ConfigurationError(
+                f"{name}={value!r} cannot be used.", expected="a finite number above 0", remedy=f"Pass another {name}."
+            )
+
+
+def _callback_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    found = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if any(isinstance(callback, PrivacyBudget) for callback in found):
+        raise ConfigurationError(
+            "a PrivacyBudget was passed to the fit of a private model, which has its own.",
+            expected="the budget given to make_private(model, epsilon, delta, ledger=...)",
+            remedy="Leave PrivacyBudget out of callbacks.",
+        )
+    return found
+
+
+def _sampler(x: Any, y: Any, batch_size: Optional[int], sample_weight: Any, steps: Optional[int]) -> PoissonSampler:
+    if isinstance(x, PoissonSampler):
+        given = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight, "steps_per_epoch": steps}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            raise ConfigurationError(
+                f"{', '.join(extra)} came together with a PoissonSampler.",
+                expected="these in the PoissonSampler",
+                remedy="PoissonSampler(x, y, batch_size=..., sample_weight=..., steps_per_epoch=...)",
+            )
+        return x
+    arrays = all(hasattr(leaf, "__array__") or isinstance(leaf, (list, tuple)) for leaf in tf.nest.flatten(x))
+    if x is None or not arrays or isinstance(x, (tf.data.Dataset, tf.keras.utils.Sequence)):
+        raise ConfigurationError(
+            f"data of type {type(x).__name__} does not say how it samples its batches.",
+            expected="arrays, or a PoissonSampler",
+            remedy=USE_ARRAYS,
+        )
+    return PoissonSampler(
+        x, y, batch_size=32 if batch_size is None else batch_size, sample_weight=sample_weight, steps_per_epoch=steps
+    )
+
+
+def _split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
+    if not 0 < fraction < 1:
+        raise ConfigurationError(
+            f"validation_split={fraction!r} leaves nothing to train or to validate on.",
+            expected="a number between 0 and 1",
+            remedy="Pass another validation_split.",
+        )
+    count = len(tf.nest.flatten(x)[0])
+    at = int(math.floor(count * (1.0 - fraction)))
+    head, tail = (
+        tuple(tf.nest.map_structure(lambda array: np.asarray(array)[part], item) for item in (x, y, sample_weight))
+        for part in (slice(None, at), slice(at, None))
+    )
+    return head, tuple(item for item in tail if item is not None)
