@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Iterable, Optional
 
 from ..errors import BudgetExhaustedError, ConfigurationError
 from . import loss_distribution
@@ -190,13 +190,12 @@ def max_steps(
         groups, variation = _grouped([replace(template, steps=steps)])
         return _epsilon(_merged(earlier, groups), variation + earlier_variation, delta, how)
 
-    def fits(how: str) -> Callable[[int], float]:
-        return lambda steps: value(steps, how)
-
-    if limit == 0 or value(limit, accountant) <= epsilon:
-        return limit
-    guess = loss_distribution.last_within(fits("rdp"), epsilon, 0, limit)
-    return guess if accountant == "rdp" else loss_distribution.last_within(fits("pld"), epsilon, guess, limit)
+    if limit == 0:
+        return 0
+    guess = loss_distribution.last_within(lambda n: value(n, "rdp"), epsilon, 1, limit)
+    if accountant == "rdp":
+        return guess
+    return loss_distribution.last_within(lambda n: value(n, "pld"), epsilon, guess, limit)
 
 
 def _epsilon(groups: loss_distribution.Groups, variation: float, delta: float, how: str) -> float:

@@ -10,6 +10,7 @@ Groups = tuple[tuple[float, float, int], ...]
 """(noise multiplier, sampling probability, steps), sorted; probability 1.0 is the plain Gaussian mechanism."""
 
 FINEST, POINTS = 1e-5, 2e5
+LARGEST = 500.0
 ROUNDING, ROUNDING_PER_STEP = 1e-13, 2e-16
 
 
@@ -18,11 +19,11 @@ def epsilon_at(groups: Groups, delta: float, how: str) -> float:
     """Epsilon of ideal Gaussian noise; `how` is "rdp", "pld", or "coarse" (PLD on a grid ten times as wide).
 
     The FFT rounds each bin by about the machine's precision times the power it takes; that much is taken out of
-    delta before PLD reads it, and where it is no small part of delta, RDP answers.
+    delta before PLD reads it, and where it is no small part of delta, or epsilon is past all meaning, RDP answers.
     """
     upper = _renyi(groups, delta)
     rounding = ROUNDING + ROUNDING_PER_STEP * sum(steps for _, q, steps in groups if q < 1.0)
-    if how == "rdp" or delta < 10 * rounding or not math.isfinite(upper):
+    if how == "rdp" or delta < 10 * rounding or upper > LARGEST:
         return upper
     interval = _interval(groups, _renyi(groups, 1e-12)) * (10 if how == "coarse" else 1)
     return float(_composed(groups, interval).get_epsilon_for_delta(delta - rounding))
@@ -80,49 +81,45 @@ def smallest(holds: Callable[[float], bool], low: float, high: float, tolerance:
 
 
 def refine(value: Callable[[float], float], target: float, guess: float) -> float:
-    """Smallest x, to 1 part in 1,000, with value(x) <= target, for a falling function and a good guess.
+    """An x with value(x) at most the target and no more than 0.1 % inside it, for a falling function.
 
-    Secant steps on log-log axes, each aimed a little inside the target; bisection where they fail.
+    Secant steps on log-log axes from a good guess, since each evaluation is dear.
     """
-    high = guess
+    low, high = 0.0, guess
     while value(high) > target:
-        high *= 1.02
-    low, step = high, 1.005
-    while value(low) <= target:
-        high, low = low, low / step
-        step *= step
-        if low < 1e-6:
-            return high
+        low, high = high, high * 1.02
     for _ in range(60):
-        if high <= low * 1.001:
+        reached = max(value(high), 1e-12)
+        if reached >= target * 0.999 or high <= low * 1.0002:
             break
-        above, below = math.log(value(low)), math.log(max(value(high), 1e-12))
-        share = (above - math.log(target)) / (above - below) if math.isfinite(above) and above > below else 0.5
-        middle = low * (high / low) ** min(max(share, 0.05), 0.95)
+        slope = 2.0
+        if low and math.isfinite(value(low)):
+            slope = math.log(value(low) / reached) / math.log(high / low)
+        middle = high * (reached / (0.9996 * target)) ** (1.0 / max(slope, 0.5))
+        floor = low or high / 2
+        if not floor < middle < high:
+            middle = math.sqrt(floor * high)
         low, high = (low, middle) if value(middle) <= target else (middle, high)
     return high
 
 
 def last_within(value: Callable[[int], float], target: float, guess: int, limit: int) -> int:
-    """Largest whole n in [0, limit) with value(n) <= target < value(n + 1), for a rising value.
+    """Largest whole n in [0, limit] with value(n) <= target, for a rising function with value(0) <= target.
 
-    value(limit) > target is known, and value(0) <= target.
+    Starts around the guess, since evaluations grow dearer with n.
     """
-    low, high = 0, limit
-    if 0 < guess < limit:
-        low, high = (guess, limit) if value(guess) <= target else (0, guess)
-    reach = max(guess // 8, 1)
-    while low + reach < high and low > 0:
-        if value(low + reach) > target:
-            high = low + reach
-            break
-        low, reach = low + reach, reach * 2
+    low, high = 0, min(max(guess, 1), limit)
+    reach = max(guess // 4, 1)
+    while value(high) <= target:
+        if high == limit:
+            return limit
+        low, high, reach = high, min(high + reach, limit), reach * 2
     turn = 0
     while high - low > 1:
         middle = (low + high) // 2
         below, above = value(low), value(high)
         if turn % 3 != 2 and math.isfinite(above) and above > below:
-            middle = low + int((high - low) * (target - below) / (above - below)) + (turn % 2)
+            middle = low + int((high - low) * (target - below) / (above - below)) + turn % 2
         middle = min(max(middle, low + 1), high - 1)
         low, high = (middle, high) if value(middle) <= target else (low, middle)
         turn += 1

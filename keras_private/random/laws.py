@@ -13,6 +13,8 @@ from keras_private.random.gaussian_table import gaussian_table
 _KEY = tf.TensorSpec([8], tf.uint32)
 _BYTES = tf.TensorSpec([None], tf.uint8)
 _SCALAR = tf.TensorSpec([], tf.int64)
+# Kept as calls: inlined, grappler would optimize the same body again at every draw of a graph.
+_ONCE = {"_noinline": True}
 
 
 def _u64(value: int) -> tf.Tensor:
@@ -38,7 +40,7 @@ def uniform_full(key: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> tf.Tensor
     return tf.reshape(tf.bitcast(words, dtype), [-1])[:count]
 
 
-@tf.function(input_signature=(_KEY, _SCALAR), autograph=False)
+@tf.function(input_signature=(_KEY, _SCALAR), autograph=False, experimental_attributes=_ONCE)
 def _traced_words(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return _words(key, 0, count)
 
@@ -58,7 +60,7 @@ def _lifted(bound: tf.Tensor) -> tf.Tensor:
     return bound if bound.dtype == tf.uint64 else tf.bitcast(tf.cast(bound, tf.int64), tf.uint64)
 
 
-@tf.function(input_signature=(_KEY, _SCALAR, tf.TensorSpec([], tf.uint64)), autograph=False)
+@tf.function(input_signature=(_KEY, _SCALAR, tf.TensorSpec([], tf.uint64)), autograph=False, experimental_attributes=_ONCE)
 def _traced_below(key: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     # Rejection: the 2^64 mod size largest words are redrawn, the rest fall evenly on the residues.
     largest = _u64(2**64 - 1) - (_u64(0) - size) % size
@@ -122,7 +124,7 @@ def _pick_bins(key: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
     return tf.where(keep, column, tf.cast(tf.gather(aliases, column), tf.int64))
 
 
-@tf.function(input_signature=(_KEY, _SCALAR), autograph=False)
+@tf.function(input_signature=(_KEY, _SCALAR), autograph=False, experimental_attributes=_ONCE)
 def gaussian_cells(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """`count` draws of floor(2^20 Z): int64. The construction of native/src/gaussian.cc, draw by draw."""
     words = _words(key, 0, 2 * count)
@@ -174,7 +176,7 @@ def round_and_add(x: tf.Tensor, noise: tf.Tensor, cell: tf.Tensor, scale: tf.Ten
     return tf.cast(((nearest + tf.cast(noise, tf.float64)) + 0.5) * step, tf.float32)
 
 
-@tf.function(input_signature=(_BYTES, _BYTES, _SCALAR, _SCALAR), autograph=False)
+@tf.function(input_signature=(_BYTES, _BYTES, _SCALAR, _SCALAR), autograph=False, experimental_attributes=_ONCE)
 def expand(key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor:
     """ChaCha20 keystream of RFC 8439 2.4, refused past block 2^32."""
     blocks = num_bytes // 64 + tf.cast(num_bytes % 64 > 0, tf.int64)

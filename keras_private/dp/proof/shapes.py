@@ -28,39 +28,41 @@ def shape_of(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact
     return [Fact(Kind.SIZE, dims=context.static_dims(output)) for output in op.outputs]
 
 
-def resolve_shape(target: Array, total: Dim) -> Optional[list[Dim]]:
-    dims = list(target.reshape(-1))
-    unknown = [axis for axis, dim in enumerate(dims) if dim.is_number and dim.coefficient == -1]
+def resolve_shape(target: Array, before: tuple[Optional[Dim], ...]) -> list[Optional[Dim]]:
+    """The shape that a Reshape asks for; an entry -1 becomes a size where the division is exact, else None."""
+    dims: list[Optional[Dim]] = list(target.reshape(-1))
+    unknown = [axis for axis, dim in enumerate(dims) if dim == Dim.of(-1)]
     if unknown:
-        rest = product([dim for axis, dim in enumerate(dims) if axis not in unknown])
-        if len(unknown) > 1 or not rest.divides_exactly(total):
-            return None
-        dims[unknown[0]] = total / rest
-    return dims if product(dims) == total else None
+        rest = product([dim for axis, dim in enumerate(dims) if axis not in unknown and dim is not None])
+        total = product([dim for dim in before if dim is not None])
+        exact = None not in before and len(unknown) == 1 and rest.divides_exactly(total)
+        dims[unknown[0]] = total / rest if exact else None
+    return dims
 
 
 @transfer("Reshape")
 def reshape(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
-    """Entries keep their order, so an axis of the result is the batch axis when the sizes before it agree."""
+    """Entries keep their order, so an axis is the batch axis when the sizes before it agree.
+
+    Sizes after it need no proof: a Reshape that runs keeps the number of entries, hence the entries an example owns.
+    """
     done = without_rows(op, facts[:1], context)
     if done is not None:
         return done
     fact, target = facts
-    before = fact.known_dims
-    if before is None or target.value is None:
+    before = fact.dims
+    if before is None or target.value is None or None in before[: fact.axis + 1]:
         return all_mixed(op, UNKNOWN_SHAPE)
-    after = resolve_shape(target.value, product(before))
-    if after is None:
-        return all_mixed(op, UNKNOWN_SHAPE)
-    leading = product(before[: fact.axis])
-    for axis in range(len(after)):
-        if product(after[:axis]) != leading:
+    after = resolve_shape(target.value, before)
+    leading = product([dim for dim in before[: fact.axis] if dim is not None])
+    for axis, size in enumerate(after):
+        ahead = [dim for dim in after[:axis] if dim is not None]
+        if size is None or len(ahead) < axis or product(ahead) != leading:
             continue
-        if after[axis] == before[fact.axis]:
+        if size == before[fact.axis]:
             return [context.row(op.outputs[0], axis, fact.share, tuple(after))]
-        if fact.share.before.is_one and context.batch.divides_exactly(after[axis]):
-            share = Share(after=after[axis] / context.batch)
-            return [context.row(op.outputs[0], axis, share, tuple(after))]
+        if fact.share.before.is_one and context.batch.divides_exactly(size):
+            return [context.row(op.outputs[0], axis, Share(after=size / context.batch), tuple(after))]
     return all_mixed(op, "merges the batch axis with an axis before it")
 
 

@@ -15,13 +15,14 @@ def conv2d(use: Use) -> Contribution:
     op = use.op
     images, kernel = op.inputs
     height, width, channels, _ = kernel.shape.as_list()
-    if op.get_attr("data_format") != b"NHWC" or images.shape[-1] != channels:
+    if op.get_attr("data_format") != b"NHWC" or images.shape[-1] not in (None, channels):
         raise UnsupportedOpError(
             f"operation '{op.name}' (Conv2D) has data format {op.get_attr('data_format').decode()} and "
             f"{images.shape[-1]} input channels for a kernel of {channels}.",
             expected="data_format 'channels_last' and groups=1",
             remedy="Use a convolution without groups, channels last.",
         )
+    images = tf.ensure_shape(images, [None, None, None, channels])
     padding = op.get_attr("padding").decode()
     if padding == "EXPLICIT":
         pairs = op.get_attr("explicit_paddings")

@@ -1,7 +1,5 @@
 #include "grid.h"
 
-#include <cmath>
-
 #include "clones.h"
 
 namespace keras_private {
@@ -20,6 +18,7 @@ KERAS_PRIVATE_CLONES
 void RoundAndAdd(const float* x, const int32_t* cells, double cell, double output_step, size_t count,
                  float* out) {
   constexpr double kLimit = 4503599627370496.0;  // 2^52
+#pragma GCC ivdep  // In place is element by element: out may be x.
   for (size_t i = 0; i < count; ++i) {
     double q = static_cast<double>(x[i]) / cell;
     q = q == q ? q : 0.0;

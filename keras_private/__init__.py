@@ -1,0 +1,57 @@
+"""Private deep learning for Keras: differential privacy, federation and encryption behind `model.fit`.
+
+Names load when they are first used: importing this package imports no TensorFlow, starts nothing and sets no global
+state. A model saved with a private optimizer needs the optimizer's class registered before `load_model`: use any of
+the names below, or import `keras_private.dp`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_private import dp, errors
+    from keras_private.dp.callbacks import PrivacyBudget
+    from keras_private.dp.model import make_private
+    from keras_private.dp.optimizer import DPOptimizer
+    from keras_private.dp.sampling import PoissonSampler
+    from keras_private.dp.validation import fix, validate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DPOptimizer",
+    "PoissonSampler",
+    "PrivacyBudget",
+    "__version__",
+    "dp",
+    "errors",
+    "fix",
+    "make_private",
+    "validate",
+]
+
+_HOME = {
+    "DPOptimizer": "keras_private.dp.optimizer",
+    "PoissonSampler": "keras_private.dp.sampling",
+    "PrivacyBudget": "keras_private.dp.callbacks",
+    "fix": "keras_private.dp.validation",
+    "make_private": "keras_private.dp.model",
+    "validate": "keras_private.dp.validation",
+}
+_SUBPACKAGES = ("dp", "errors")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

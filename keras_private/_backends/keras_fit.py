@@ -1,0 +1,106 @@
+"""What a Keras callback cannot ask for: the data, the callbacks and the execution size of the running fit.
+
+Keras 2.14 gives callbacks the model and {verbose, epochs, steps}, never the data. These functions read the frame
+of `keras.Model.fit` that is running. Where that fails they say "unknown", and callers refuse.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any, Iterator, Optional
+
+import tensorflow as tf
+
+from ..errors import BackendError, ConfigurationError
+
+
+@dataclass(frozen=True)
+class RunningFit:
+    """A `model.fit` that is on the stack.
+
+    Attributes:
+        model: The model that fits.
+        data: What it iterates: the Sequence of its data adapter, else the `x` it was given.
+        callbacks: The live list of its callbacks, in the order in which Keras calls them; None if unknown.
+    """
+
+    model: Any
+    data: Any
+    callbacks: Optional[list[Any]]
+
+
+def running_fit(model: Any = None) -> Optional[RunningFit]:
+    """The innermost `fit` on this thread's stack; None if there is none or it is not `model`'s."""
+    fit = next(_fits_below(sys._getframe(1)), None)
+    return fit if fit is not None and (model is None or fit.model is model) else None
+
+
+def data_of_running_fit(model: Any = None) -> Optional[Any]:
+    """The object that the innermost running `fit` iterates; None if that cannot be determined."""
+    fit = running_fit(model)
+    return None if fit is None else fit.data
+
+
+def is_in_running_fit(callback: Any) -> bool:
+    """Whether some thread is inside a `fit` that `callback` takes part in."""
+    for frame in sys._current_frames().values():
+        for fit in _fits_below(frame):
+            if fit.callbacks is None or any(item is callback for item in fit.callbacks):
+                return True
+    return False
+
+
+def move_first(callback: Any, callbacks: list[Any]) -> None:
+    """Moves `callback` to the front of the live list while Keras iterates it, from inside that callback's hook.
+
+    Keras iterates by index: what stood before the callback moves up to its place, so none is skipped or repeated.
+    """
+    place = next(index for index, item in enumerate(callbacks) if item is callback)
+    callbacks.insert(0, callbacks.pop(place))
+
+
+def steps_per_execution(model: Any) -> int:
+    """Steps that the next call of the train function runs.
+
+    Raises:
+        ConfigurationError: Keras tunes the number while it trains.
+    """
+    if getattr(model, "enable_tune_steps_per_execution", False):
+        raise ConfigurationError(
+            "the model was compiled with steps_per_execution='auto'.",
+            expected="a fixed number, so that steps can be charged before they run",
+            remedy="Compile with steps_per_execution=1 or another whole number.",
+        )
+    variable = getattr(model, "_steps_per_execution", None)
+    return 1 if variable is None else int(variable.numpy())
+
+
+def _fits_below(frame: Optional[FrameType]) -> Iterator[RunningFit]:
+    code = _code_of_fit()
+    while frame is not None:
+        if frame.f_code is code:
+            yield _read(frame.f_locals)
+        frame = frame.f_back
+
+
+def _read(names: dict[str, Any]) -> RunningFit:
+    adapter = getattr(names.get("data_handler"), "_adapter", None)
+    data = getattr(adapter, "_keras_sequence", names.get("x"))
+    callbacks = getattr(names.get("callbacks"), "callbacks", None)
+    return RunningFit(names.get("self"), data, callbacks if isinstance(callbacks, list) else None)
+
+
+def _code_of_fit() -> CodeType:
+    function = inspect.unwrap(tf.keras.Model.fit)
+    code = getattr(function, "__code__", None)
+    needed = ("data_handler", "callbacks", "self")
+    if code is None or not all(name in code.co_varnames + code.co_cellvars for name in needed):
+        raise BackendError(
+            f"keras.Model.fit of Keras {tf.keras.__version__} is not the one this package knows.",
+            expected="Keras 2.14",
+            remedy="Install keras==2.14.0, or remove what replaces keras.Model.fit.",
+        )
+    return code
