@@ -31,15 +31,19 @@ class Images:
 def load() -> Images:
     """Debian's dataset-fashion-mnist, else Keras's download, else scikit-learn's digits."""
     if DEBIAN_FOLDER.is_dir():
-        arrays = [_idx(part, kind) for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-        return _images("Fashion-MNIST (Debian package dataset-fashion-mnist)", *arrays, scale=255.0)
+        name = "Fashion-MNIST (Debian package dataset-fashion-mnist)"
+        x_train, x_test = _idx("train", "images-idx3"), _idx("t10k", "images-idx3")
+        y_train, y_test = _idx("train", "labels-idx1"), _idx("t10k", "labels-idx1")
+        return _images(name, x_train, y_train, x_test, y_test, scale=255.0)
     try:
         import tensorflow as tf
 
         (x_train, y_train), (x_test, y_test) = tf.keras.datasets.fashion_mnist.load_data()
         return _images("Fashion-MNIST (keras.datasets)", x_train, y_train, x_test, y_test, scale=255.0)
     except Exception as error:
-        print(f"Fashion-MNIST cannot be downloaded here ({type(error).__name__}); using scikit-learn's digits.")
+        print(
+            f"Fashion-MNIST cannot be downloaded here ({type(error).__name__}); using scikit-learn's digits."
+        )
     return digits()
 
 

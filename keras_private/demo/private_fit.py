@@ -6,9 +6,10 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -101,9 +102,7 @@ def table(runs: Sequence[Run]) -> str:
     for run in runs:
         epsilon = "no limit" if run.epsilon is None else f"{run.epsilon:.2f}"
         micro = run.seconds_per_example * 1e6
-        lines.append(
-            f"{run.name:10}{run.accuracy:>14.1%} {epsilon:>9}{run.seconds:>8.0f}s{micro:>11.0f} us"
-        )
+        lines.append(f"{run.name:10}{run.accuracy:>14.1%} {epsilon:>9}{run.seconds:>8.0f}s{micro:>11.0f} us")
     return "\n".join(lines)
 
 

@@ -1,0 +1,27 @@
+"""Differential privacy: proof -> plan -> clipping -> mechanism -> optimizer, with accounting and callbacks beside."""
+
+from .accounting import Charge, calibrate_noise, epsilon, max_steps
+from .callbacks import PrivacyBudget
+from .ledger import Ledger
+from .mechanisms import GaussianMechanism
+from .model import PrivateModel, make_private
+from .optimizer import DPOptimizer
+from .sampling import PoissonSampler
+from .validation import Validation, fix, validate
+
+__all__ = [
+    "Charge",
+    "DPOptimizer",
+    "GaussianMechanism",
+    "Ledger",
+    "PoissonSampler",
+    "PrivacyBudget",
+    "PrivateModel",
+    "Validation",
+    "calibrate_noise",
+    "epsilon",
+    "fix",
+    "make_private",
+    "max_steps",
+    "validate",
+]

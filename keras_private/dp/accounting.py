@@ -17,8 +17,9 @@ Guarantees:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Iterable, Optional
+from typing import Any, Optional
 
 from ..errors import BudgetExhaustedError, ConfigurationError
 from . import loss_distribution

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import tensorflow as tf
 
@@ -137,7 +137,8 @@ def combine(contributions: Sequence[Contribution], shape: tf.TensorShape) -> Exa
     if len(factored) == len(contributions) and len(widths) == 1 and None not in next(iter(widths)):
         rows, columns = widths.pop()
         left, right = (
-            tf.concat([getattr(item, side) for item in factored], axis=1) if len(factored) > 1
+            tf.concat([getattr(item, side) for item in factored], axis=1)
+            if len(factored) > 1
             else getattr(factored[0], side)
             for side in ("left", "right")
         )
@@ -150,7 +151,9 @@ def combine(contributions: Sequence[Contribution], shape: tf.TensorShape) -> Exa
     formed = []
     for item in contributions:
         gradient = form(item).gradient
-        formed.append(tf.reshape(gradient, tf.concat([tf.shape(gradient)[:1], tf.constant(shape.as_list())], 0)))
+        formed.append(
+            tf.reshape(gradient, tf.concat([tf.shape(gradient)[:1], tf.constant(shape.as_list())], 0))
+        )
     return Formed(formed[0] if len(formed) == 1 else tf.add_n(formed))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence, Union
+from typing import Optional, Union
 
 import tensorflow as tf
 
@@ -186,9 +187,7 @@ def _use(proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tens
     return Use(use.op, use.slot, gradient, batch, before, after)
 
 
-def _contribution(
-    proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor
-) -> Contribution:
+def _contribution(proof: StepProof, use: VariableUse, gradient: tf.Tensor, batch: tf.Tensor) -> Contribution:
     return OP_RULES[use.op.type].contribution(_use(proof, use, gradient, batch))
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Optional
 
-import numpy as np
 import tensorflow as tf
 
 from .._backends.graph import inlined_functions
 from ..errors import ConfigurationError, UnsupportedModelError
 from .accounting import calibrate_noise
 from .callbacks import PrivacyBudget
+from .fit_arguments import callback_list, sampler_over, split_arrays
 from .optimizer import DPOptimizer
 from .sampling import PoissonSampler
-from .state import refuse_data_dependent_state
 from .validation import refuse_batch_normalization
-
-USE_ARRAYS = "Pass arrays (x, y), or a keras_private.PoissonSampler over them."
 
 
 @tf.keras.utils.register_keras_serializable(package="keras_private")
@@ -52,7 +49,7 @@ class PrivateModel(tf.keras.Model):
             super().__init__(name=model.name)
             self.wrapped = model
         self._functional = functional
-        self._privacy = {
+        self._privacy: dict[str, Any] = {
             "epsilon": float(epsilon),
             "delta": float(delta),
             "l2_norm_clip": float(l2_norm_clip),
@@ -75,7 +72,11 @@ class PrivateModel(tf.keras.Model):
             ConfigurationError: run_eagerly, jit_compile or an auto-tuned steps_per_execution is asked for, or a
                 DPOptimizer of another clip norm is passed.
         """
-        for option, refused in (("run_eagerly", True), ("jit_compile", True), ("steps_per_execution", "auto")):
+        for option, refused in (
+            ("run_eagerly", True),
+            ("jit_compile", True),
+            ("steps_per_execution", "auto"),
+        ):
             if kwargs.get(option) == refused and kwargs.get(option) is not False and kwargs.get(option) != 1:
                 raise ConfigurationError(
                     f"{option}={refused!r} cannot be private: the step must be a traced graph with a known "
@@ -135,11 +136,13 @@ class PrivateModel(tf.keras.Model):
             ConfigurationError: The data cannot be sampled, or a PrivacyBudget is passed by hand.
         """
         if not isinstance(getattr(self, "optimizer", None), DPOptimizer):
-            raise RuntimeError("You must compile your model before training/testing. Use `model.compile(...)`.")
-        callbacks = _callback_list(callbacks)
+            raise RuntimeError(
+                "You must compile your model before training/testing. Use `model.compile(...)`."
+            )
+        callbacks = callback_list(callbacks)
         if not isinstance(x, PoissonSampler) and validation_split:
-            (x, y, sample_weight), validation_data = _split(x, y, sample_weight, validation_split)
-        sampler = _sampler(x, y, batch_size, sample_weight, steps_per_epoch)
+            (x, y, sample_weight), validation_data = split_arrays(x, y, sample_weight, validation_split)
+        sampler = sampler_over(x, y, batch_size, sample_weight, steps_per_epoch)
         budget = PrivacyBudget(
             self._privacy["epsilon"],
             self._privacy["delta"],
@@ -213,7 +216,9 @@ class PrivateModel(tf.keras.Model):
     # Saving.
 
     def get_config(self) -> dict[str, Any]:
-        model = tf.keras.Model(self.inputs, self.outputs, name=self.name) if self._functional else self.wrapped
+        model = (
+            tf.keras.Model(self.inputs, self.outputs, name=self.name) if self._functional else self.wrapped
+        )
         return {"model": tf.keras.utils.serialize_keras_object(model), **self._privacy}
 
     @classmethod
@@ -252,14 +257,17 @@ def make_private(
     """
     _check_numbers(epsilon=epsilon, delta=delta, l2_norm_clip=l2_norm_clip)
     if delta >= 1:
-        raise ConfigurationError(f"delta={delta!r} promises nothing.", expected="0 < delta < 1", remedy="Try 1e-5.")
-    refuse_batch_normalization(model)
-    if type(model).train_step is not tf.keras.Model.train_step:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has its own train_step, which the private model would not run.",
-            expected="a model that trains by the standard train_step",
-            remedy="Remove train_step, or use DPOptimizer.minimize inside it.",
+        raise ConfigurationError(
+            f"delta={delta!r} promises nothing.", expected="0 < delta < 1", remedy="Try 1e-5."
         )
+    refuse_batch_normalization(model)
+    for method in ("train_step", "compute_loss"):
+        if getattr(type(model), method) is not getattr(tf.keras.Model, method):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has its own {method}, which the private model would not run.",
+                expected="a model that trains by the standard train_step and compiled loss",
+                remedy=f"Remove {method} (losses go into compile or add_loss), or use DPOptimizer.minimize inside it.",
+            )
     if model.dtype_policy.name == "mixed_float16":
         raise ConfigurationError(
             "policy 'mixed_float16' wraps the optimizer in dynamic loss scaling, whose scale depends on the data.",
@@ -273,59 +281,7 @@ def _check_numbers(**numbers: float) -> None:
     for name, value in numbers.items():
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ConfigurationError(
-                f"{name}={value!r} cannot be used.", expected="a finite number above 0", remedy=f"Pass another {name}."
+                f"{name}={value!r} cannot be used.",
+                expected="a finite number above 0",
+                remedy=f"Pass another {name}.",
             )
-
-
-def _callback_list(callbacks: Any) -> list[Any]:
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    found = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-    if any(isinstance(callback, PrivacyBudget) for callback in found):
-        raise ConfigurationError(
-            "a PrivacyBudget was passed to the fit of a private model, which has its own.",
-            expected="the budget given to make_private(model, epsilon, delta, ledger=...)",
-            remedy="Leave PrivacyBudget out of callbacks.",
-        )
-    return found
-
-
-def _sampler(x: Any, y: Any, batch_size: Optional[int], sample_weight: Any, steps: Optional[int]) -> PoissonSampler:
-    if isinstance(x, PoissonSampler):
-        given = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight, "steps_per_epoch": steps}
-        extra = [name for name, value in given.items() if value is not None]
-        if extra:
-            raise ConfigurationError(
-                f"{', '.join(extra)} came together with a PoissonSampler.",
-                expected="these in the PoissonSampler",
-                remedy="PoissonSampler(x, y, batch_size=..., sample_weight=..., steps_per_epoch=...)",
-            )
-        return x
-    arrays = all(hasattr(leaf, "__array__") or isinstance(leaf, (list, tuple)) for leaf in tf.nest.flatten(x))
-    if x is None or not arrays or isinstance(x, (tf.data.Dataset, tf.keras.utils.Sequence)):
-        raise ConfigurationError(
-            f"data of type {type(x).__name__} does not say how it samples its batches.",
-            expected="arrays, or a PoissonSampler",
-            remedy=USE_ARRAYS,
-        )
-    return PoissonSampler(
-        x, y, batch_size=32 if batch_size is None else batch_size, sample_weight=sample_weight, steps_per_epoch=steps
-    )
-
-
-def _split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
-    if not 0 < fraction < 1:
-        raise ConfigurationError(
-            f"validation_split={fraction!r} leaves nothing to train or to validate on.",
-            expected="a number between 0 and 1",
-            remedy="Pass another validation_split.",
-        )
-    count = len(tf.nest.flatten(x)[0])
-    at = int(math.floor(count * (1.0 - fraction)))
-    head, tail = (
-        tuple(tf.nest.map_structure(lambda array: np.asarray(array)[part], item) for item in (x, y, sample_weight))
-        for part in (slice(None, at), slice(at, None))
-    )
-    return head, tuple(item for item in tail if item is not None)

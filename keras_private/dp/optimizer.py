@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Iterable, Optional, Sequence, Union
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -80,7 +81,10 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         inner = _inner_optimizer(optimizer)
         _require(l2_norm_clip > 0 and np.isfinite(l2_norm_clip), "l2_norm_clip", l2_norm_clip, "above 0")
         _require(
-            noise_multiplier >= 0 and np.isfinite(noise_multiplier), "noise_multiplier", noise_multiplier, "0 or more"
+            noise_multiplier >= 0 and np.isfinite(noise_multiplier),
+            "noise_multiplier",
+            noise_multiplier,
+            "0 or more",
         )
         _require(
             expected_batch_size > 0 and np.isfinite(expected_batch_size),
@@ -228,7 +232,9 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         given = [gradient for gradient, _ in pairs if gradient is not None]
         issued, graph = self._gate.issued, self._gate.issued_in and self._gate.issued_in()
         self._gate.issued, self._gate.issued_in = [], None
-        same_trace = graph is not None and not tf.executing_eagerly() and tf.compat.v1.get_default_graph() is graph
+        same_trace = (
+            graph is not None and not tf.executing_eagerly() and tf.compat.v1.get_default_graph() is graph
+        )
         mine = len(given) == len(issued) and all(one is other for one, other in zip(given, issued))
         if not (same_trace and mine):
             raise GradientSourceError(

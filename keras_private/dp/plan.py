@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import tensorflow as tf
 
@@ -108,7 +108,9 @@ def _covered(proof: StepProof, variable: tf.Variable, op: tf.Operation, slots: l
             remedy=remedy_for(data.reason),
         )
     if not (data.is_row and data.axis == 0):
-        raise _unsupported(variable, op, f"combines it with a {data.kind.value} value instead of rows of data")
+        raise _unsupported(
+            variable, op, f"combines it with a {data.kind.value} value instead of rows of data"
+        )
     return VariableUse(variable, op, slots[0])
 
 
@@ -124,7 +126,9 @@ def _unsupported(variable: tf.Variable, op: tf.Operation, why: str) -> Unsupport
         remedy += "@tf.function decorator; unroll recurrent layers (unroll=True)."
     else:
         remedy = remedy_for(op.type, "")
-        remedy = remedy or f"Freeze the variable (layer.trainable = False) or express the layer with {ACCEPTED}."
+        remedy = (
+            remedy or f"Freeze the variable (layer.trainable = False) or express the layer with {ACCEPTED}."
+        )
     return UnsupportedOpError(
         f"trainable variable '{variable.name}' is used in {_place(op)}, which {why}.",
         expected=ACCEPTED,

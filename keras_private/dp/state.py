@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -34,7 +34,9 @@ def refuse_data_dependent_state(proof: StepProof, losses: Sequence[tf.Tensor]) -
             f"operation '{op.name}' ({op.type}) stores a value that depends on examples, outside the noise: "
             f"a moving statistic, an adapted state or a running sum.",
             expected="a training step that assigns nothing of the data but metrics",
-            remedy=remedy_for(op.name, "Freeze the layer, or compute the statistic on public data beforehand."),
+            remedy=remedy_for(
+                op.name, "Freeze the layer, or compute the statistic on public data beforehand."
+            ),
         )
     for op in _ancestors(losses):
         if op.type == "ReadVariableOp" and op.inputs[0].name in kept_by_metrics:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -74,7 +75,9 @@ def validate(model: tf.keras.Model, x: Any, y: Any = None, sample_weight: Any = 
     """
     if getattr(model, "compiled_loss", None) is None:
         raise ConfigurationError(
-            "the model is not compiled.", expected="a loss", remedy="Call model.compile(optimizer, loss) first."
+            "the model is not compiled.",
+            expected="a loss",
+            remedy="Call model.compile(optimizer, loss) first.",
         )
     take = tf.nest.map_structure(lambda array: np.asarray(array)[:PROBED_EXAMPLES], (x, y, sample_weight))
     count = len(tf.nest.flatten(take)[0])
@@ -105,7 +108,9 @@ def _rows(probe: Any, data: Any) -> list[np.ndarray]:
 
 def _trace(model: tf.keras.Model, data: Any, training: bool, covered: list[str]) -> Any:
     """A traced function from a batch to the rows that enter the per-example gradients."""
-    signature = tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data)
+    signature = tf.nest.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
+    )
 
     @tf.function(input_signature=signature, autograph=False)
     def rows(x: Any, y: Any, sample_weight: Any) -> list[tf.Tensor]:

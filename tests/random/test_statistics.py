@@ -59,10 +59,12 @@ def test_cell_statistic_rejects_a_wrong_deviation(plain: np.random.Generator, fa
     assert contract.cells_p(np.floor(values * factor * 2**20).astype(np.int64)) < P
 
 
-def test_cell_statistic_rejects_rounding_toward_zero_of_a_coarse_law(plain: np.random.Generator) -> None:
-    # A float16 normal: right to three digits, wrong in its bins.
-    values = plain.standard_normal(1_000_000).astype(np.float16).astype(np.float64)
-    assert contract.cells_p(np.floor(values * 2**20).astype(np.int64)) < P
+def test_low_bit_statistic_rejects_a_coarse_float(plain: np.random.Generator) -> None:
+    # A float16 normal: its bins are right, its low bits betray the format.
+    values = plain.standard_normal(1_000_000)
+    for law, accepted in ((values, True), (values.astype(np.float16).astype(np.float64), False)):
+        cells = np.floor(law * 2**20).astype(np.int64)
+        assert (contract.chi_square_p(np.bincount(cells & 63, minlength=64), np.ones(64)) > P) == accepted
 
 
 def test_cell_statistic_rejects_a_clipped_tail_and_another_law(plain: np.random.Generator) -> None:

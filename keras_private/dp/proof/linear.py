@@ -153,7 +153,9 @@ def _per_channel(op: tf.Operation, facts: list[Fact], context: Context) -> list[
     share = next(fact.share for fact in facts if fact.is_row)
     on_channel = all(fact.is_row and fact.axis == channel and fact.share == share for fact in data)
     paired = all(
-        (fact.is_row and fact.share == share) or (fact.is_public and fact.positionless) or fact.dims == (ZERO,)
+        (fact.is_row and fact.share == share)
+        or (fact.is_public and fact.positionless)
+        or fact.dims == (ZERO,)
         for fact in vectors
     )
     if not (on_channel and paired):

@@ -111,9 +111,7 @@ def transpose(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fac
 def _common_row(facts: list[Fact]) -> Optional[Fact]:
     """The fact that all inputs share, when every one holds the same examples on the same axis."""
     first = facts[0]
-    same = all(
-        fact.is_row and fact.axis == first.axis and fact.share == first.share for fact in facts
-    )
+    same = all(fact.is_row and fact.axis == first.axis and fact.share == first.share for fact in facts)
     return first if same else None
 
 
@@ -234,7 +232,7 @@ def pad(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
     if tainted is not None or not facts[0].is_row:
         return without_rows(op, facts, context) or all_mixed(op, "pads with values of examples")
     fact, paddings = facts[0], facts[1].value
-    if paddings is None or len(facts) > 2 and not facts[2].is_public:
+    if paddings is None or (len(facts) > 2 and not facts[2].is_public):
         return all_mixed(op, UNKNOWN_SHAPE)
     if integers(paddings[fact.axis]) != [0, 0]:
         return all_mixed(op, "pads the batch axis")

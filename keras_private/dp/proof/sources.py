@@ -59,7 +59,7 @@ def resource_gather(op: tf.Operation, facts: list[Fact], context: Context) -> li
     indices = facts[1]
     if not indices.is_row or op.get_attr("batch_dims") != 0:
         return all_mixed(op, "looks up by examples and others at once")
-    return [context.row(op.outputs[0], indices.axis, indices.multiplicity)]
+    return [context.row(op.outputs[0], indices.axis, indices.share)]
 
 
 @transfer("RngReadAndSkip", "StatelessRandomGetAlg", "StatelessRandomGetKeyCounter")

@@ -75,11 +75,11 @@ def _single_value(op: tf.Operation, facts: list[Fact]) -> Optional[Array]:
             return None
         return _scalar(product(dims) if op.type == "Size" else Dim.of(len(dims)))
     rule = VALUE_RULES.get(op.type)
-    values = [fact.value for fact in facts]
+    values: list[Any] = [fact.value for fact in facts]
     if rule is None or any(value is None for value in values):
         return None
     try:
-        result = rule(op, values)
+        result: Any = rule(op, values)
         return _scalar(result) if isinstance(result, Dim) else result
     except (ValueError, IndexError, TypeError, ZeroDivisionError):
         return None
