@@ -12,7 +12,8 @@ UV_VERSION := 0.13.9
 
 # The interpreter for .venv, when it is not called python3.11: make demo PYTHON=/path/to/python3.11
 export PYTHON
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# TensorFlow logs as errors, level 2, that several CUDA plugins ask for the same name.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help install demo test test-slow lint bench doctor lock dataset clean distclean
 

@@ -59,12 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Here and not at import: only the command speaks for the whole process.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     has_demo = importlib.util.find_spec("keras_private.demo") is not None
     if has_demo and arguments[:1] == ["demo"]:
         # The demo reads its own arguments.
         return int(importlib.import_module("keras_private.demo").main(arguments[1:]) or 0)
-    options = _parser(has_demo).parse_args(arguments)
+    parser = _parser(has_demo)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     found = diagnose()
     as_json = {**dataclasses.asdict(found), "dp_works": found.dp_works}
     print(json.dumps(as_json, indent=2) if options.json else text(found))
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(has_demo: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keras-private", description="Private deep learning for Keras.")
     parser.add_argument("--version", action="version", version=f"keras-private {keras_private.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     doctor = commands.add_parser("doctor", help="what is installed, what is missing, and the command that adds it")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
     if has_demo:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -25,11 +26,13 @@ class RunningFit:
         model: The model that fits.
         data: What it iterates: the Sequence of its data adapter, else the `x` it was given.
         callbacks: The live list of its callbacks, in the order in which Keras calls them; None if unknown.
+        initial_epoch: The epoch it starts at.
     """
 
     model: Any
     data: Any
     callbacks: Optional[list[Any]]
+    initial_epoch: int
 
 
 def running_fit(model: Any = None) -> Optional[RunningFit]:
@@ -90,7 +93,8 @@ def _read(names: dict[str, Any]) -> RunningFit:
     adapter = getattr(names.get("data_handler"), "_adapter", None)
     data = getattr(adapter, "_keras_sequence", names.get("x"))
     callbacks = getattr(names.get("callbacks"), "callbacks", None)
-    return RunningFit(names.get("self"), data, callbacks if isinstance(callbacks, list) else None)
+    callbacks = callbacks if isinstance(callbacks, list) else None
+    return RunningFit(names.get("self"), data, callbacks, int(names.get("initial_epoch") or 0))
 
 
 def _code_of_fit() -> CodeType:

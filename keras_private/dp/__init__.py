@@ -4,7 +4,7 @@ from .accounting import Charge, calibrate_noise, epsilon, max_steps
 from .callbacks import PrivacyBudget
 from .ledger import Ledger
 from .mechanisms import GaussianMechanism
-from .model import PrivateModel, make_private
+from .model import PrivateFunctional, PrivateModel, PrivateTraining, make_private
 from .optimizer import DPOptimizer
 from .sampling import PoissonSampler
 from .validation import Validation, fix, validate
@@ -16,7 +16,9 @@ __all__ = [
     "Ledger",
     "PoissonSampler",
     "PrivacyBudget",
+    "PrivateFunctional",
     "PrivateModel",
+    "PrivateTraining",
     "Validation",
     "calibrate_noise",
     "epsilon",

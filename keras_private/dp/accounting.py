@@ -16,6 +16,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ UNKNOWN = "unknown"
 ACCOUNTANTS = ("pld", "rdp")
 MOST_STEPS = 10**7
 LARGEST_NOISE = 1e8
+USABLE = 0.99
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def adjacency_of(charges: Iterable[Charge]) -> str:
     return ZERO_OUT if any(c.adjacency == ZERO_OUT and c.steps for c in charges) else ADD_OR_REMOVE
 
 
-def sampler_of(charges: Iterable[Charge]) -> str:
-    """Names how the charged steps were sampled: "poisson", "unknown", or "poisson and unknown"."""
-    return " and ".join(sorted({c.sampler for c in charges if c.steps})) or POISSON
+def sampler_of(charges: Iterable[Charge]) -> tuple[str, ...]:
+    """How the charged steps were sampled: "poisson", "unknown" or both; "poisson" for no steps."""
+    return tuple(sorted({c.sampler for c in charges if c.steps})) or (POISSON,)
 
 
 def calibrate_noise(
@@ -129,28 +131,29 @@ def calibrate_noise(
 
     Raises:
         ConfigurationError: An argument is out of range, or no noise is enough at this delta.
-        BudgetExhaustedError: `spent` alone reaches epsilon.
+        BudgetExhaustedError: `spent` leaves less than 1 % of epsilon, for which steps would be noise alone.
     """
-    _check(delta, accountant)
-    _check_target(epsilon)
+    check_budget(epsilon, delta, accountant)
     _require(_is_whole(steps) and steps >= 1, "steps", steps, "a whole number, 1 or more")
     earlier, earlier_variation = _grouped(spent)
-    _refuse_overspent(_epsilon(earlier, earlier_variation, delta, accountant), epsilon, delta)
+    _refuse_overspent(_epsilon(earlier, earlier_variation, delta, accountant), epsilon * USABLE, delta)
     template = _template(1.0, sampling_probability, noise_coordinates)
 
     def value(sigma: float, how: str) -> float:
         groups, variation = _grouped([replace(template, noise_multiplier=sigma, steps=steps)])
         return _epsilon(_merged(earlier, groups), variation + earlier_variation, delta, how)
 
-    if value(LARGEST_NOISE, "rdp") > epsilon:
+    unsampled, variation = _grouped([replace(template, steps=steps, noise_multiplier=LARGEST_NOISE)])
+    unsampled = tuple((sigma, 1.0, count) for sigma, _, count in unsampled)
+    if _epsilon(_merged(earlier, unsampled), variation + earlier_variation, delta, "rdp") > epsilon:
         raise ConfigurationError(
             f"no noise keeps {steps} further steps within epsilon {epsilon} at delta {delta}.",
             expected="room in epsilon and delta beyond earlier steps and the noise sampler's own error",
             remedy="Raise delta or epsilon, or take fewer steps.",
         )
-    high = loss_distribution.smallest(lambda sigma: value(sigma, "rdp") <= epsilon, 1e-3, LARGEST_NOISE, 1e-3)
+    high = loss_distribution.smallest(lambda sigma: value(sigma, "quick") <= epsilon, 1e-3, LARGEST_NOISE, 1e-2)
     for how in ("rdp",) if accountant == "rdp" else ("coarse", "pld"):
-        high = loss_distribution.refine(lambda sigma, how=how: value(sigma, how), epsilon, high)
+        high = loss_distribution.refine(functools.partial(value, how=how), epsilon, high)
     return high
 
 
@@ -180,8 +183,7 @@ def max_steps(
         ConfigurationError: An argument is out of range.
         BudgetExhaustedError: `spent` alone lies above epsilon.
     """
-    _check(delta, accountant)
-    _check_target(epsilon)
+    check_budget(epsilon, delta, accountant)
     _require(_is_whole(limit), "limit", limit, "a whole number, 0 or more")
     earlier, earlier_variation = _grouped(spent)
     _refuse_overspent(_epsilon(earlier, earlier_variation, delta, accountant), epsilon, delta)
@@ -193,10 +195,8 @@ def max_steps(
 
     if limit == 0:
         return 0
-    guess = loss_distribution.last_within(lambda n: value(n, "rdp"), epsilon, 1, limit)
-    if accountant == "rdp":
-        return guess
-    return loss_distribution.last_within(lambda n: value(n, "pld"), epsilon, guess, limit)
+    guess = loss_distribution.last_within(lambda n: value(n, "quick"), epsilon, 1, limit)
+    return loss_distribution.last_within(lambda n: value(n, accountant), epsilon, guess, limit)
 
 
 def _epsilon(groups: loss_distribution.Groups, variation: float, delta: float, how: str) -> float:
@@ -252,9 +252,15 @@ def _refuse_overspent(spent: float, target: float, delta: float) -> None:
     if spent > target:
         raise BudgetExhaustedError(
             f"earlier steps already cost epsilon {spent:.4g} at delta {delta:g}.",
-            expected=f"at most the target, {target:g}",
+            expected=f"at most {target:g}",
             remedy="Raise the target epsilon knowingly, or stop training on this data.",
         )
+
+
+def check_budget(epsilon: float, delta: float, accountant: str) -> None:
+    """Raises ConfigurationError unless the three make a target."""
+    _check(delta, accountant)
+    _check_target(epsilon)
 
 
 def _check(delta: float, accountant: str) -> None:

@@ -28,20 +28,16 @@ class ExampleGradients(abc.ABC):
         """sum_i weights[i] gradient_i over the examples that `keep` marks.
 
         Args:
-            weights: [batch], finite.
+            weights: [batch] float32, finite, 0 for examples that are dropped.
             keep: [batch], bool; what is not kept is replaced by zeros before any product, so that NaN and
                 Inf in one example touch no other.
         """
 
 
-def _masked(tensor: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
-    shape = tf.concat([tf.shape(keep), tf.ones([tensor.shape.rank - 1], tf.int32)], axis=0)
-    return tf.where(tf.reshape(keep, shape), tensor, tf.zeros([], tensor.dtype))
-
-
-def _per_row(weights: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+def _weighted(tensor: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Row i times weights[i]; a row of weight 0 becomes zeros even if it holds NaN or Inf."""
     shape = tf.concat([tf.shape(weights), tf.ones([tensor.shape.rank - 1], tf.int32)], axis=0)
-    return tf.reshape(tf.cast(weights, tensor.dtype), shape)
+    return tf.math.multiply_no_nan(tensor, tf.reshape(tf.cast(weights, tensor.dtype), shape))
 
 
 def _squares(tensor: tf.Tensor) -> tf.Tensor:
@@ -60,8 +56,8 @@ class OuterProducts(ExampleGradients):
         return _squares(self.left) * _squares(self.right)
 
     def weighted_sum(self, weights: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
-        right = _masked(self.right * _per_row(weights, self.right), keep)
-        return tf.matmul(_masked(self.left, keep), right, transpose_a=True)
+        kept = _weighted(self.left, tf.cast(keep, tf.float32))
+        return tf.matmul(kept, _weighted(self.right, weights), transpose_a=True)
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,8 @@ class Sequences(ExampleGradients):
         return squared + rounding
 
     def weighted_sum(self, weights: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
-        left = tf.cast(_masked(self.left, keep), tf.float64)
-        right = tf.cast(self.right, tf.float64) * _per_row(weights, tf.cast(self.right, tf.float64))
-        right = _masked(right, keep)
+        left = _weighted(tf.cast(self.left, tf.float64), tf.cast(keep, tf.float64))
+        right = _weighted(tf.cast(self.right, tf.float64), weights)
         flat_left = tf.reshape(left, tf.stack([-1, tf.shape(left)[2]]))
         flat_right = tf.reshape(right, tf.stack([-1, tf.shape(right)[2]]))
         return tf.cast(tf.matmul(flat_left, flat_right, transpose_a=True), self.left.dtype)
@@ -109,8 +104,9 @@ class Formed(ExampleGradients):
     def weighted_sum(self, weights: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(self.gradient)
         size = tf.reduce_prod(shape[1:])
-        rows = tf.reshape(_masked(self.gradient, keep), tf.stack([shape[0], size]))
-        weights = tf.where(keep, tf.cast(weights, rows.dtype), tf.zeros([], rows.dtype))
+        kept = _weighted(self.gradient, tf.cast(keep, tf.float32))
+        rows = tf.reshape(kept, tf.stack([shape[0], size]))
+        weights = tf.cast(weights, rows.dtype)
         summed = tf.matmul(weights[tf.newaxis, :], rows)
         return tf.reshape(summed, shape[1:])
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import ConfigurationError
+from .arrays import count_examples, map_arrays
 from .callbacks import PrivacyBudget
 from .sampling import PoissonSampler
 
@@ -68,12 +69,40 @@ def split_arrays(
             expected="a number between 0 and 1",
             remedy="Pass another validation_split.",
         )
-    count = len(tf.nest.flatten(x)[0])
+    count = count_examples(x)
     at = math.floor(count * (1.0 - fraction))
 
     def part(rows: slice) -> tuple[Any, Any, Any]:
-        cut = tf.nest.map_structure(lambda array: np.asarray(array)[rows], (x, y, sample_weight))
+        cut = map_arrays(lambda array: array[rows], (x, y, sample_weight))
         return cut[0], cut[1], cut[2]
 
     tail = part(slice(at, None))
     return part(slice(None, at)), tuple(item for item in tail if item is not None)
+
+
+def fold_class_weight(y: Any, sample_weight: Any, class_weight: Optional[dict[int, float]]) -> Any:
+    """The weight of each example: its class's weight, times its own where it has one.
+
+    Args:
+        y: Labels [examples] or [examples, 1] of class numbers, or one-hot rows.
+        sample_weight: [examples, ...], or None.
+        class_weight: Weight by class number, as Keras takes it; a class that is missing weighs 1.
+    """
+    if class_weight is None:
+        return sample_weight
+    if tf.nest.is_nested(y) or y is None:
+        raise ConfigurationError(
+            "class_weight came for a model with several outputs.",
+            expected="one array of labels",
+            remedy="Pass sample_weight instead.",
+        )
+    labels = np.asarray(y)
+    if labels.ndim > 1:
+        labels = labels.argmax(axis=-1) if labels.shape[-1] > 1 else labels[..., 0]
+    weights = np.ones(labels.shape, np.float32)
+    for number, weight in class_weight.items():
+        weights[labels == number] = weight
+    if sample_weight is None:
+        return weights
+    own = np.asarray(sample_weight)
+    return own * weights.reshape(weights.shape + (1,) * max(own.ndim - weights.ndim, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -11,15 +12,17 @@ from .._backends.graph import inlined_functions
 from ..errors import ConfigurationError, UnsupportedModelError
 from .accounting import calibrate_noise
 from .callbacks import PrivacyBudget
-from .fit_arguments import callback_list, sampler_over, split_arrays
+from .fit_arguments import callback_list, fold_class_weight, sampler_over, split_arrays
 from .optimizer import DPOptimizer
 from .sampling import PoissonSampler
 from .validation import refuse_batch_normalization
 
+# The mix-in's super() is a keras.Model; Keras would rewrite the bases of a class that inherits from it.
+_Mixin: Any = object
 
-@tf.keras.utils.register_keras_serializable(package="keras_private")
-class PrivateModel(tf.keras.Model):
-    """The model that `make_private` returns: a keras.Model that owns fit and train_step.
+
+class PrivateTraining(_Mixin):
+    """The compile, fit and train_step of a private model; mixed into a keras.Model.
 
     Guarantees:
         - Every batch is a fresh Poisson draw; every step clips per example, adds calibrated noise and is charged.
@@ -32,36 +35,23 @@ class PrivateModel(tf.keras.Model):
     training data, are not covered by epsilon.
     """
 
-    def __init__(
+    def _set_privacy(
         self,
-        model: tf.keras.Model,
         epsilon: float,
         delta: float,
-        l2_norm_clip: float = 1.0,
-        noise_multiplier: Optional[float] = None,
-        ledger: Optional[str] = None,
-        accountant: str = "pld",
+        l2_norm_clip: float,
+        noise_multiplier: Optional[float],
+        ledger: Any,
+        accountant: str,
     ) -> None:
-        functional = bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
-        if functional:
-            super().__init__(inputs=model.inputs, outputs=model.outputs, name=model.name)
-        else:
-            super().__init__(name=model.name)
-            self.wrapped = model
-        self._functional = functional
         self._privacy: dict[str, Any] = {
             "epsilon": float(epsilon),
             "delta": float(delta),
             "l2_norm_clip": float(l2_norm_clip),
             "noise_multiplier": noise_multiplier,
-            "ledger": None if ledger is None else str(ledger),
+            "ledger": None if ledger is None else os.fspath(ledger),
             "accountant": accountant,
         }
-
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        if self._functional:
-            return super().call(inputs, training=training, mask=mask)
-        return self.wrapped(inputs, training=training)
 
     # Compile: any Keras optimizer, wrapped.
 
@@ -77,7 +67,7 @@ class PrivateModel(tf.keras.Model):
             ("jit_compile", True),
             ("steps_per_execution", "auto"),
         ):
-            if kwargs.get(option) == refused and kwargs.get(option) is not False and kwargs.get(option) != 1:
+            if kwargs.get(option) == refused:
                 raise ConfigurationError(
                     f"{option}={refused!r} cannot be private: the step must be a traced graph with a known "
                     "number of steps, and the noise operation runs outside XLA.",
@@ -142,6 +132,8 @@ class PrivateModel(tf.keras.Model):
         callbacks = callback_list(callbacks)
         if not isinstance(x, PoissonSampler) and validation_split:
             (x, y, sample_weight), validation_data = split_arrays(x, y, sample_weight, validation_split)
+        if not isinstance(x, PoissonSampler):
+            sample_weight, class_weight = fold_class_weight(y, sample_weight, class_weight), None
         sampler = sampler_over(x, y, batch_size, sample_weight, steps_per_epoch)
         budget = PrivacyBudget(
             self._privacy["epsilon"],
@@ -198,13 +190,22 @@ class PrivateModel(tf.keras.Model):
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def make_train_function(self, force: bool = False) -> Any:
-        if type(self).train_step is not PrivateModel.train_step:
+        if type(self).train_step is not PrivateTraining.train_step:
             raise UnsupportedModelError(
                 f"{type(self).__name__} overrides train_step.",
                 expected="the train_step of the private model",
                 remedy="Put the loss into compile(loss=...) or add_loss; use DPOptimizer.minimize in your own model.",
             )
         return super().make_train_function(force)
+
+    def get_compile_config(self) -> Any:
+        return super().get_compile_config()
+
+    def compile_from_config(self, config: Any) -> None:
+        """Compiles a loaded model with its saved optimizer, loss and metrics."""
+        self.compile(**tf.keras.utils.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedModelError(
@@ -213,21 +214,46 @@ class PrivateModel(tf.keras.Model):
             remedy="Use fit.",
         )
 
-    # Saving.
-
-    def get_config(self) -> dict[str, Any]:
-        model = (
-            tf.keras.Model(self.inputs, self.outputs, name=self.name) if self._functional else self.wrapped
-        )
-        return {"model": tf.keras.utils.serialize_keras_object(model), **self._privacy}
-
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PrivateModel:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
         model = config.pop("model")
         if isinstance(model, dict):
             model = tf.keras.utils.deserialize_keras_object(model, custom_objects)
-        return cls(model, **config)
+        return cls(model, **config)  # type: ignore[call-arg]
+
+
+@tf.keras.utils.register_keras_serializable(package="keras_private")
+class PrivateModel(PrivateTraining, tf.keras.Model):
+    """A subclassed or deferred Keras model with private training."""
+
+    def __init__(self, model: tf.keras.Model, *privacy: Any, **named_privacy: Any) -> None:
+        super().__init__(name=model.name)
+        self.wrapped = model
+        self._set_privacy(*privacy, **named_privacy)
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return self.wrapped(inputs, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"model": tf.keras.utils.serialize_keras_object(self.wrapped), **self._privacy}
+
+
+@tf.keras.utils.register_keras_serializable(package="keras_private")
+class PrivateFunctional(PrivateTraining, tf.keras.Model):
+    """A functional or built Sequential Keras model with private training: same layers, same summary.
+
+    Apart from PrivateModel because Keras turns the class of a model made from inputs and outputs into a functional
+    one, for all its instances.
+    """
+
+    def __init__(self, model: tf.keras.Model, *privacy: Any, **named_privacy: Any) -> None:
+        super().__init__(inputs=model.inputs, outputs=model.outputs, name=model.name)
+        self._set_privacy(*privacy, **named_privacy)
+
+    def get_config(self) -> dict[str, Any]:
+        model = tf.keras.Model(self.inputs, self.outputs, name=self.name)
+        return {"model": tf.keras.utils.serialize_keras_object(model), **self._privacy}
 
 
 def make_private(
@@ -239,7 +265,7 @@ def make_private(
     noise_multiplier: Optional[float] = None,
     ledger: Optional[str] = None,
     accountant: str = "pld",
-) -> PrivateModel:
+) -> PrivateTraining:
     """Returns a keras.Model of the same architecture, sharing its weights, whose fit is private.
 
     Args:
@@ -274,7 +300,9 @@ def make_private(
             expected="policy 'float32', 'float64' or 'mixed_bfloat16'",
             remedy="tf.keras.mixed_precision.set_global_policy('float32') before building the model.",
         )
-    return PrivateModel(model, epsilon, delta, l2_norm_clip, noise_multiplier, ledger, accountant)
+    functional = bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
+    made = PrivateFunctional if functional else PrivateModel
+    return made(model, epsilon, delta, l2_norm_clip, noise_multiplier, ledger, accountant)
 
 
 def _check_numbers(**numbers: float) -> None:

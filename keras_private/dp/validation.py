@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from .._backends.graph import inlined_functions
 from ..errors import ConfigurationError, UnsupportedModelError
+from .arrays import count_examples, map_arrays
 from .engine import traced_step
 
 MAX_GROUPS = 32
@@ -79,8 +80,8 @@ def validate(model: tf.keras.Model, x: Any, y: Any = None, sample_weight: Any = 
             expected="a loss",
             remedy="Call model.compile(optimizer, loss) first.",
         )
-    take = tf.nest.map_structure(lambda array: np.asarray(array)[:PROBED_EXAMPLES], (x, y, sample_weight))
-    count = len(tf.nest.flatten(take)[0])
+    take = map_arrays(lambda array: array[:PROBED_EXAMPLES], (x, y, sample_weight))
+    count = count_examples(take)
     if count < 2:
         raise ConfigurationError(
             f"{count} examples came.", expected="two or more, to compare", remedy="Pass more examples."
@@ -91,7 +92,7 @@ def validate(model: tf.keras.Model, x: Any, y: Any = None, sample_weight: Any = 
     covered: list[str] = []
     _trace(model, take, training=True, covered=covered)
     probe = _trace(model, take, training=False, covered=[])
-    swapped = tf.nest.map_structure(lambda array: np.concatenate([array[1:2], array[1:]]), take)
+    swapped = map_arrays(lambda array: np.concatenate([array[1:2], array[1:]]), take)
     for line, before, after in zip(covered, _rows(probe, take), _rows(probe, swapped)):
         if not np.array_equal(before[1:], after[1:], equal_nan=True):
             raise UnsupportedModelError(
@@ -103,17 +104,19 @@ def validate(model: tf.keras.Model, x: Any, y: Any = None, sample_weight: Any = 
 
 
 def _rows(probe: Any, data: Any) -> list[np.ndarray]:
-    return [tensor.numpy() for tensor in probe(*tf.nest.map_structure(tf.convert_to_tensor, data))]
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(data) if leaf is not None]
+    return [tensor.numpy() for tensor in probe(*leaves)]
 
 
 def _trace(model: tf.keras.Model, data: Any, training: bool, covered: list[str]) -> Any:
     """A traced function from a batch to the rows that enter the per-example gradients."""
-    signature = tf.nest.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
-    )
+    leaves = [leaf for leaf in tf.nest.flatten(data) if leaf is not None]
+    signature = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
 
     @tf.function(input_signature=signature, autograph=False)
-    def rows(x: Any, y: Any, sample_weight: Any) -> list[tf.Tensor]:
+    def rows(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        waiting = list(tensors)
+        x, y, sample_weight = map_arrays(lambda leaf: waiting.pop(0), data)
         with inlined_functions():
             y_pred = model(x, training=training)
             loss = model.compute_loss(x, y, y_pred, sample_weight)
@@ -144,6 +147,8 @@ def fix(model: tf.keras.Model) -> tf.keras.Model:
         )
     copy = tf.keras.models.clone_model(model, clone_function=_replaced)
     for old, new in zip(model.layers, copy.layers):
+        if isinstance(old, tf.keras.Model):
+            continue  # made by fix itself, with its weights
         if not isinstance(old, tf.keras.layers.BatchNormalization):
             new.set_weights(old.get_weights())
             continue

@@ -90,7 +90,9 @@ def _open(folder: pathlib.Path) -> tuple[Any, str]:
         with tf.device("/CPU:0"), tf.init_scope():
             version = module.keras_private_status().numpy().decode()
     except (tf.errors.OpError, OSError, AttributeError) as error:
-        raise BackendError(f"the native ops cannot be loaded from {library}: {error}", remedy=_REMEDY) from error
+        raise BackendError(
+            f"the native ops cannot be loaded from {library}: {error}", remedy=_REMEDY
+        ) from error
     return module, version
 
 
@@ -99,10 +101,14 @@ def _check_stamp(path: pathlib.Path, expected: dict[str, str]) -> None:
     try:
         stamp = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise BackendError(f"the stamp of the native ops cannot be read: {path}: {error}", remedy=_REMEDY) from error
+        raise BackendError(
+            f"the stamp of the native ops cannot be read: {path}: {error}", remedy=_REMEDY
+        ) from error
     for key, value in expected.items():
         found = stamp.get(key) if isinstance(stamp, dict) else None
         if found != value:
             raise BackendError(
-                f"the native ops were built for {key} {found}", expected=f"{key} {value}, as installed", remedy=_REMEDY
+                f"the native ops were built for {key} {found}",
+                expected=f"{key} {value}, as installed",
+                remedy=_REMEDY,
             )

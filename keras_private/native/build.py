@@ -24,11 +24,20 @@ LIBRARY_NAME = "_keras_private_ops.so"
 STAMP_NAME = "_keras_private_ops.json"
 SOURCE_DIR = pathlib.Path(__file__).resolve().parent / "src"
 
-# No -march=native: a wheel travels. No contraction: rounding must be the same on every machine. The two -fno flags
-# change no result; without them comparisons of doubles do not vectorise.
-COMPILE_FLAGS = ("-O3", "-fPIC", "-DNDEBUG", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-                 "-fvisibility=hidden", "-fstack-protector-strong",
-                 "-Wall", "-Wno-sign-compare")
+# No -march=native: a wheel travels. No contraction: rounding must be the same on every machine. The two -fno
+# flags change no result; without them comparisons of doubles do not vectorise.
+COMPILE_FLAGS = (
+    "-O3",
+    "-fPIC",
+    "-DNDEBUG",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fstack-protector-strong",
+    "-Wall",
+    "-Wno-sign-compare",
+)
 LINK_FLAGS = ("-shared", "-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack,-z,relro,-z,now")
 _TENSORFLOW_PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-cpu-aws")
 _APT_REMEDY = "install with: apt-get install g++ libssl-dev"
@@ -49,7 +58,9 @@ def tensorflow_version() -> str:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise BuildError("TensorFlow is not installed for this Python; install with: pip install tensorflow==2.14.1")
+    raise BuildError(
+        "TensorFlow is not installed for this Python; install with: pip install tensorflow==2.14.1"
+    )
 
 
 def source_digest() -> str:
@@ -72,11 +83,16 @@ def build_library(target_dir: pathlib.Path | None = None) -> pathlib.Path:
         The library's path.
 
     Raises:
-        BuildError: A compiler, OpenSSL's headers or TensorFlow is missing, or the compiler refused the sources.
+        BuildError: A compiler, OpenSSL's headers or TensorFlow is missing, or the compiler refused the
+            sources.
     """
     target_dir = pathlib.Path(target_dir) if target_dir is not None else SOURCE_DIR.parent
     library, stamp_path = target_dir / LIBRARY_NAME, target_dir / STAMP_NAME
-    wanted = {"tensorflow": tensorflow_version(), "sources_sha256": source_digest(), "machine": platform.machine()}
+    wanted = {
+        "tensorflow": tensorflow_version(),
+        "sources_sha256": source_digest(),
+        "machine": platform.machine(),
+    }
     if library.is_file() and _read_stamp(stamp_path).items() >= wanted.items():
         return library
 
@@ -92,11 +108,14 @@ def build_library(target_dir: pathlib.Path | None = None) -> pathlib.Path:
         stamp = dict(
             wanted,
             compiler=_run([compiler, "--version"]).splitlines()[0],
-            cxx11_abi=next((int(flag[-1]) for flag in flags["compile"] if "_GLIBCXX_USE_CXX11_ABI=" in flag), None),
+            cxx11_abi=next(
+                (int(flag[-1]) for flag in flags["compile"] if "_GLIBCXX_USE_CXX11_ABI=" in flag), None
+            ),
         )
         made_stamp = pathlib.Path(scratch) / STAMP_NAME
         made_stamp.write_text(json.dumps(stamp, indent=2, sort_keys=True) + "\n")
-        # Killed between the two renames, the old stamp does not fit the new sources and the next build repeats.
+        # Killed between the two renames, the old stamp does not fit the new sources and the next build
+        # repeats.
         os.replace(made, library)
         os.replace(made_stamp, stamp_path)
     return library
@@ -126,14 +145,21 @@ def _tensorflow_flags() -> dict[str, list[str]]:
     output = _run([sys.executable, "-c", code], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
     line = next((line for line in output.splitlines() if line.startswith("FLAGS")), None)
     if line is None:
-        raise BuildError("TensorFlow did not tell its compile flags; reinstall it with: pip install tensorflow==2.14.1")
-    return json.loads(line[len("FLAGS"):])
+        raise BuildError(
+            "TensorFlow did not tell its compile flags; reinstall it with: pip install tensorflow==2.14.1"
+        )
+    return json.loads(line[len("FLAGS") :])
 
 
 def _check_openssl(compiler: str) -> None:
     probe = "#include <openssl/evp.h>\nint main() { return EVP_MAX_KEY_LENGTH == 0; }\n"
-    done = subprocess.run([compiler, "-x", "c++", "-fsyntax-only", "-"], input=probe, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [compiler, "-x", "c++", "-fsyntax-only", "-"],
+        input=probe,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     if done.returncode != 0:
         if "openssl/evp.h" in done.stderr:
             raise BuildError(f"OpenSSL's header openssl/evp.h was not found; {_APT_REMEDY}")
@@ -161,7 +187,17 @@ def _compile(compiler: str, flags: dict[str, list[str]], scratch: pathlib.Path) 
         for future in [pool.submit(compile_one, *pair) for pair in zip(sources, objects)]:
             future.result()
     made = scratch / LIBRARY_NAME
-    _run([compiler, *LINK_FLAGS, *map(str, objects), *_crypto_link_flags(compiler), *flags["link"], "-o", str(made)])
+    _run(
+        [
+            compiler,
+            *LINK_FLAGS,
+            *map(str, objects),
+            *_crypto_link_flags(compiler),
+            *flags["link"],
+            "-o",
+            str(made),
+        ]
+    )
     return made
 
 

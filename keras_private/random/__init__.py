@@ -1,4 +1,4 @@
-"""The only source of secret randomness: a native CSPRNG, or ChaCha20 in plain TensorFlow ops; never a weak one.
+"""The only source of secret randomness: a native CSPRNG, or ChaCha20 in TensorFlow ops; never a weak one.
 
 Importing this module loads no native library and draws nothing.
 """

@@ -1,7 +1,7 @@
 """ChaCha20 (RFC 8439) in plain TensorFlow ops, vectorised over block counters.
 
-Only stock ops, so it runs wherever a TensorFlow graph runs, static worker binaries included. Checked against the RFC's
-vectors and, bit for bit, against OpenSSL's in tests/random.
+Only stock ops, so it runs wherever a TensorFlow graph runs, static worker binaries included. Checked against
+the RFC's vectors and, bit for bit, against OpenSSL's in tests/random.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def block_words(key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, blocks: tf
         last,
     )
 
-    def double_round(i: tf.Tensor, a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def double_round(
+        i: tf.Tensor, a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         a, b, c, d = _quarter_rounds(a, b, c, d)
         a, b, c, d = _quarter_rounds(a, _rotate_rows(b, 1), _rotate_rows(c, 2), _rotate_rows(d, 3))
         return i + 1, a, _rotate_rows(b, 3), _rotate_rows(c, 2), _rotate_rows(d, 1)
@@ -74,7 +76,7 @@ def block_words(key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, blocks: tf
 
 def words_to_bytes(words: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor:
     """The first num_bytes of the keystream, from the words of `block_words`."""
-    # Bitcast writes the host's byte order, little-endian on every platform TensorFlow serves; so does the RFC.
+    # Bitcast writes the host's byte order: little-endian, as the RFC's, on every platform TensorFlow serves.
     return tf.reshape(tf.bitcast(tf.transpose(words), tf.uint8), [-1])[:num_bytes]
 
 

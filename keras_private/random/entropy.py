@@ -1,7 +1,7 @@
 """Fresh keys from the operating system, drawn inside a graph by stock ops.
 
-Each key is read when the graph runs, used for one draw, and forgotten: there is no generator state to save, restore,
-clone, share after a fork or repeat in another process.
+Each key is read when the graph runs, used for one draw, and forgotten: there is no generator state to save,
+restore, clone, share after a fork or repeat in another process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def kernel_key(path: str) -> tf.Tensor:
 
 
 def python_key() -> tf.Tensor:
-    """A key from os.urandom through the Python process that runs the graph: uint32 [8]. For systems without /proc."""
+    """A key from os.urandom, by the Python process that runs the graph, where /proc is not: uint32 [8]."""
     data = tf.numpy_function(_urandom_key, [], tf.uint8, stateful=True)
     return chacha20.bytes_to_words(tf.ensure_shape(data, [32]))
 

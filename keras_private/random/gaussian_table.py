@@ -1,8 +1,9 @@
-"""The alias table of the Gaussian bins, in integers of any length; native/src/gaussian_table.cc makes the same one.
+"""The alias table of the Gaussian bins, in exact integers; native/src/gaussian_table.cc makes the same one.
 
-|Z| is cut into bins of 2^-8 up to 13 sigma; what lies beyond has probability 2 Q(13) < 2^-124 and is dropped. Weights are
-integers that sum to 2^76 (4096 columns of 2^64), so the table realises them without any error of its own
-(Walker 1977; Vose 1991, "A linear algorithm for generating random numbers with a given distribution").
+|Z| is cut into bins of 2^-8 up to 13 sigma; what lies beyond has probability 2 Q(13) < 2^-124 and is dropped.
+Weights are integers that sum to 2^76 (4096 columns of 2^64), so the table realises them without any error of
+its own (Walker 1977; Vose 1991, "A linear algorithm for generating random numbers with a given
+distribution").
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def _exp_minus(x: int) -> int:
 
 
 def _bin_integral(odd: int) -> int:
-    # Integral of exp(-(a s + s^2/2)) over |s| <= 2^-9 for a = odd / 512: the even terms He_n(a) h^(n+1) / (n+1)!.
+    # Integral of exp(-(a s + s^2/2)) over |s| <= h = 2^-9, a = odd / 512.
+    # Its even terms are He_n(a) h^(n+1) / (n+1)!, the odd ones cancel.
     a = odd << (_PRECISION - 9)
     before, now, scale = _ONE, a, _ONE >> 9
     total = scale

@@ -48,7 +48,9 @@ def _traced_words(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 def uniform(key: tf.Tensor, count: tf.Tensor, minval: tf.Tensor, maxval: tf.Tensor) -> tf.Tensor:
     """`count` uniform integers in [minval, maxval), bounds of one integer dtype."""
     low, high = _lifted(minval), _lifted(maxval)
-    check = tf.debugging.Assert(minval < maxval, ["keras_private: minval must be below maxval, got", minval, maxval])
+    check = tf.debugging.Assert(
+        minval < maxval, ["keras_private: minval must be below maxval, got", minval, maxval]
+    )
     with tf.control_dependencies([] if check is None else [check]):
         # An empty range divides by zero below, should the assertion be stripped.
         size = tf.where(minval < maxval, high - low, _u64(0))
@@ -60,12 +62,18 @@ def _lifted(bound: tf.Tensor) -> tf.Tensor:
     return bound if bound.dtype == tf.uint64 else tf.bitcast(tf.cast(bound, tf.int64), tf.uint64)
 
 
-@tf.function(input_signature=(_KEY, _SCALAR, tf.TensorSpec([], tf.uint64)), autograph=False, experimental_attributes=_ONCE)
+@tf.function(
+    input_signature=(_KEY, _SCALAR, tf.TensorSpec([], tf.uint64)),
+    autograph=False,
+    experimental_attributes=_ONCE,
+)
 def _traced_below(key: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     # Rejection: the 2^64 mod size largest words are redrawn, the rest fall evenly on the residues.
     largest = _u64(2**64 - 1) - (_u64(0) - size) % size
 
-    def redraw(use: tf.Tensor, words: tf.Tensor, rejected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def redraw(
+        use: tf.Tensor, words: tf.Tensor, rejected: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         fresh = _words64(key, use, tf.shape(rejected, tf.int64)[0])
         words = tf.tensor_scatter_nd_update(words, rejected, fresh)
         return use + 1, words, tf.boolean_mask(rejected, fresh > largest)
@@ -91,7 +99,7 @@ def _high_product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def rejection_threshold(bins: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """2^64 (1 - mass of cell `offset` / mass of cell 0) of a bin; the same integers as native/src/gaussian.cc."""
+    """2^64 (1 - mass of cell `offset` / mass of cell 0) of a bin; the integers of native/src/gaussian.cc."""
     n = offset * (_u64(8192) * bins + offset + _u64(1))
     correction = (n + _u64(6 << 17)) // _u64(12 << 17)
     x = tf.bitwise.left_shift(n, _u64(23)) - correction
@@ -140,7 +148,9 @@ def gaussian_cells(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         waiting = tf.shape(index, tf.int64)[0]
         own_bins = tf.gather_nd(bins, index)
         uniform64 = _extended(_field(second, 12, 16), _words64(key, use, waiting))
-        threshold = rejection_threshold(tf.cast(own_bins, tf.uint64), tf.cast(_field(second, 0, 12), tf.uint64))
+        threshold = rejection_threshold(
+            tf.cast(own_bins, tf.uint64), tf.cast(_field(second, 0, 12), tf.uint64)
+        )
         rejected = uniform64 > _u64(2**64 - 1) - threshold
         # A rejection keeps the bin, whose probability is already right, and redraws the offset.
         index, own_bins = tf.boolean_mask(index, rejected), tf.boolean_mask(own_bins, rejected)
@@ -165,7 +175,12 @@ def round_and_add(x: tf.Tensor, noise: tf.Tensor, cell: tf.Tensor, scale: tf.Ten
     step = cell * scale
     valid = tf.math.is_finite(cell) & (cell >= 2.0**-125) & tf.math.is_finite(scale) & tf.math.is_finite(step)
     check = tf.debugging.Assert(
-        valid, ["keras_private: cell must be finite and at least 2^-125, scale and cell * scale finite", cell, scale]
+        valid,
+        [
+            "keras_private: cell must be finite and at least 2^-125, scale and cell * scale finite",
+            cell,
+            scale,
+        ],
     )
     with tf.control_dependencies([] if check is None else [check]):
         # Out of range for invalid arguments, should the assertion be stripped.
@@ -176,13 +191,20 @@ def round_and_add(x: tf.Tensor, noise: tf.Tensor, cell: tf.Tensor, scale: tf.Ten
     return tf.cast(((nearest + tf.cast(noise, tf.float64)) + 0.5) * step, tf.float32)
 
 
-@tf.function(input_signature=(_BYTES, _BYTES, _SCALAR, _SCALAR), autograph=False, experimental_attributes=_ONCE)
+@tf.function(
+    input_signature=(_BYTES, _BYTES, _SCALAR, _SCALAR), autograph=False, experimental_attributes=_ONCE
+)
 def expand(key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor:
     """ChaCha20 keystream of RFC 8439 2.4, refused past block 2^32."""
     blocks = num_bytes // 64 + tf.cast(num_bytes % 64 > 0, tf.int64)
     valid = (num_bytes >= 0) & (counter >= 0) & (counter < 2**32) & (blocks <= 2**32 - counter)
     check = tf.debugging.Assert(
-        valid, ["keras_private: the keystream must lie within blocks 0 to 2^32 - 1, got counter, bytes", counter, num_bytes]
+        valid,
+        [
+            "keras_private: the keystream must lie within blocks 0 to 2^32 - 1, got counter, bytes",
+            counter,
+            num_bytes,
+        ],
     )
     with tf.control_dependencies([] if check is None else [check]):
         # A negative size fails in tf.range, should the assertion be stripped.

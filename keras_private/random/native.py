@@ -32,5 +32,7 @@ class NativeSource(SecureSource):
     def _add_gaussian_noise(self, x: tf.Tensor, cell: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         return self._ops.keras_private_add_gaussian_noise(x, cell, scale)
 
-    def _expand(self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor:
+    def _expand(
+        self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor
+    ) -> tf.Tensor:
         return self._ops.keras_private_expand(key, nonce, counter, num_bytes)

@@ -1,4 +1,4 @@
-"""The portable source: ChaCha20 in stock TensorFlow ops, keyed anew from the operating system for every draw."""
+"""The portable source: ChaCha20 in stock TensorFlow ops, keyed by the operating system at every draw."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import os
 import tensorflow as tf
 
 from keras_private.errors import RandomnessError
-from keras_private.random import chacha20, entropy, laws
+from keras_private.random import entropy, laws
 from keras_private.random.source import SecureSource
 
 
 class PortableSource(SecureSource):
     """Secure draws where the native library cannot be loaded. Slower, never weaker.
 
-    Each draw reads one 256-bit key from the operating system when it runs; its words are ChaCha20's keystream under
-    that key, one nonce for each use. So there is no state, and nothing to repeat after a fork or a restored checkpoint.
+    Each draw reads one 256-bit key from the operating system when it runs; its words are ChaCha20's keystream
+    under that key, one nonce for each use. So there is no state, and nothing to repeat after a fork or a
+    restored checkpoint.
 
     Args:
-        stock_ops_only: The graph will run elsewhere, such as in a static worker: refuse to use Python functions.
+        stock_ops_only: The graph will run elsewhere, such as in a static worker: use no Python functions.
 
     Raises:
         RandomnessError: The operating system's generator cannot be reached in the way asked for.
@@ -54,7 +55,9 @@ class PortableSource(SecureSource):
         noisy.set_shape(x.shape)
         return noisy
 
-    def _expand(self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor:
+    def _expand(
+        self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor
+    ) -> tf.Tensor:
         static = tf.get_static_value(num_bytes)
         stream = laws.expand(key, nonce, counter, num_bytes)
         stream.set_shape([None if static is None else int(static)])

@@ -14,7 +14,7 @@ CELLS_PER_SIGMA = 2**20
 """A Gaussian draw is an integer number of cells; one standard deviation is this many cells."""
 
 TOTAL_VARIATION_PER_DRAW = 2.0**-60
-"""Bound on the distance between one draw of `gaussian_cells` and its ideal law; docs/guarantees/randomness.md."""
+"""Bound on the distance of one draw of `gaussian_cells` from its ideal law; docs/guarantees/randomness.md."""
 
 INTEGER_DTYPES = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64)
 _SMALLEST_CELL = 2.0**-125
@@ -24,14 +24,14 @@ class SecureSource(abc.ABC):
     """Draws for secrets: noise, masks, keys. Works eagerly and inside tf.function, loops included.
 
     Guarantees, each locked by tests/contracts/secure_source.py for every source:
-      * Every draw is unpredictable to anyone who does not read this process's memory: its only input is the operating
-        system's generator, expanded by AES-256-CTR or ChaCha20. There is no seed argument.
+      * Every draw is unpredictable to anyone who does not read this process's memory: its only input is the
+        operating system's generator, expanded by AES-256-CTR or ChaCha20. There is no seed argument.
       * A traced draw is fresh at each execution: it is neither folded, merged nor hoisted by grappler.
       * No state is in any checkpoint, SavedModel or graph; forks, threads and processes never share a stream.
       * A draw that cannot be secure raises; nothing weaker is handed out.
-      * Integer laws are exact. The Gaussian is within TOTAL_VARIATION_PER_DRAW of its ideal law, and is released on a
-        grid, so that no bit of a float betrays the value under it (Mironov 2012, "On significance of the least
-        significant bits for differential privacy").
+      * Integer laws are exact. The Gaussian is within TOTAL_VARIATION_PER_DRAW of its ideal law, and is
+        released on a grid, so that no bit of a float betrays the value under it (Mironov 2012, "On
+        significance of the least significant bits for differential privacy").
     """
 
     name: str = ""
@@ -85,8 +85,9 @@ class SecureSource(abc.ABC):
     def gaussian_cells(self, shape: Any) -> tf.Tensor:
         """int64 draws of floor(CELLS_PER_SIGMA * Z), Z standard normal.
 
-        k + floor(c Z) = floor(k + c Z) for an integer k: a release of integers with this noise is post-processing of
-        the continuous Gaussian mechanism, whose guarantee it inherits under every accountant.
+        k + floor(c Z) = floor(k + c Z) for an integer k: a release of integers with this noise is
+        post-processing of the continuous Gaussian mechanism, whose guarantee it inherits under every
+        accountant.
 
         Args:
             shape: Sequence of ints, or an integer tensor of rank 1.
@@ -97,7 +98,7 @@ class SecureSource(abc.ABC):
     def gaussian(self, shape: Any, stddev: Any = 1.0, dtype: Any = tf.float32) -> tf.Tensor:
         """Normal draws rounded to the middles of cells of stddev / CELLS_PER_SIGMA.
 
-        Not for adding to a real-valued secret: use `add_gaussian_noise`, which rounds the secret to the same grid.
+        Not for adding to a real-valued secret: `add_gaussian_noise` rounds the secret to the same grid.
 
         Args:
             shape: Sequence of ints, or an integer tensor of rank 1.
@@ -112,9 +113,9 @@ class SecureSource(abc.ABC):
     def add_gaussian_noise(self, x: Any, cell: Any, scale: Any = 1.0) -> tf.Tensor:
         """Rounds x once to the grid of `cell`, adds Gaussian cells, and scales.
 
-        With k the integer nearest to x / cell (ties to even, computed in float64, clamped to +-2^52, NaN gives 0), the
-        result is float32((k + floor(2^20 Z) + 1/2) * (cell * scale)): noise of standard deviation 2^20 * cell before
-        scaling. What follows the integer addition is post-processing.
+        With k the integer nearest to x / cell (ties to even, computed in float64, clamped to +-2^52, NaN
+        gives 0), the result is float32((k + floor(2^20 Z) + 1/2) * (cell * scale)): noise of standard
+        deviation 2^20 * cell before scaling. What follows the integer addition is post-processing.
 
         Args:
             x: float32 tensor of any shape.
@@ -128,14 +129,20 @@ class SecureSource(abc.ABC):
         x = tf.convert_to_tensor(x)
         if x.dtype != tf.float32:
             raise ConfigurationError(
-                f"add_gaussian_noise got {x.dtype.name}", expected="float32", remedy="cast the tensor before adding noise"
+                f"add_gaussian_noise got {x.dtype.name}",
+                expected="float32",
+                remedy="cast the tensor before adding noise",
             )
         if isinstance(cell, (int, float)) and not (math.isfinite(cell) and cell >= _SMALLEST_CELL):
             raise ConfigurationError(
-                f"cell is {cell}", expected="a finite number of at least 2^-125", remedy="check the noise's stddev"
+                f"cell is {cell}",
+                expected="a finite number of at least 2^-125",
+                remedy="check the noise's stddev",
             )
         if isinstance(scale, (int, float)) and not math.isfinite(scale):
-            raise ConfigurationError(f"scale is {scale}", expected="a finite number", remedy="check the divisor")
+            raise ConfigurationError(
+                f"scale is {scale}", expected="a finite number", remedy="check the divisor"
+            )
         return self._add_gaussian_noise(x, _checked_double(cell, "cell"), _checked_double(scale, "scale"))
 
     @final
@@ -165,7 +172,9 @@ class SecureSource(abc.ABC):
     def _uniform_full(self, shape: tf.Tensor, dtype: tf.DType) -> tf.Tensor: ...
 
     @abc.abstractmethod
-    def _uniform(self, shape: tf.Tensor, minval: tf.Tensor, maxval: tf.Tensor, dtype: tf.DType) -> tf.Tensor: ...
+    def _uniform(
+        self, shape: tf.Tensor, minval: tf.Tensor, maxval: tf.Tensor, dtype: tf.DType
+    ) -> tf.Tensor: ...
 
     @abc.abstractmethod
     def _gaussian_cells(self, shape: tf.Tensor) -> tf.Tensor: ...
@@ -174,7 +183,9 @@ class SecureSource(abc.ABC):
     def _add_gaussian_noise(self, x: tf.Tensor, cell: tf.Tensor, scale: tf.Tensor) -> tf.Tensor: ...
 
     @abc.abstractmethod
-    def _expand(self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor) -> tf.Tensor: ...
+    def _expand(
+        self, key: tf.Tensor, nonce: tf.Tensor, counter: tf.Tensor, num_bytes: tf.Tensor
+    ) -> tf.Tensor: ...
 
 
 def _checked_dtype(dtype: Any, allowed: tuple[tf.DType, ...]) -> tf.DType:
@@ -196,17 +207,24 @@ def _checked_integer_dtype(dtype: Any) -> tf.DType:
 
 
 def _checked_shape(shape: Any) -> tf.Tensor:
-    expected, remedy = "a sequence of non-negative ints, or an int32 or int64 tensor of rank 1", "give a known shape"
+    expected, remedy = (
+        "a sequence of non-negative ints, or an int32 or int64 tensor of rank 1",
+        "give a known shape",
+    )
     if isinstance(shape, tf.TensorShape):
         if not shape.is_fully_defined():
-            raise ConfigurationError(f"shape {shape} is not fully known", expected=expected, remedy="use tf.shape(x)")
+            raise ConfigurationError(
+                f"shape {shape} is not fully known", expected=expected, remedy="use tf.shape(x)"
+            )
         shape = shape.as_list()
     if isinstance(shape, (list, tuple)) and not shape:
         return tf.zeros([0], tf.int32)
     try:
         tensor = tf.convert_to_tensor(shape)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"shape {shape!r} cannot be used", expected=expected, remedy=remedy) from error
+        raise ConfigurationError(
+            f"shape {shape!r} cannot be used", expected=expected, remedy=remedy
+        ) from error
     if tensor.dtype not in (tf.int32, tf.int64) or tensor.shape.rank not in (1, None):
         raise ConfigurationError(f"shape {shape!r} cannot be used", expected=expected, remedy=remedy)
     static = tf.get_static_value(tensor)
@@ -220,20 +238,28 @@ def _checked_bound(value: Any, dtype: tf.DType) -> tf.Tensor:
         tensor = tf.convert_to_tensor(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(
-            f"bound {value!r} is no {dtype.name}", expected=f"an int or a {dtype.name} scalar", remedy="cast the bound"
+            f"bound {value!r} is no {dtype.name}",
+            expected=f"an int or a {dtype.name} scalar",
+            remedy="cast the bound",
         ) from error
     if tensor.shape.rank not in (0, None):
         raise ConfigurationError(
-            f"a bound has shape {tensor.shape}", expected="a scalar", remedy="draw once for each pair of bounds"
+            f"a bound has shape {tensor.shape}",
+            expected="a scalar",
+            remedy="draw once for each pair of bounds",
         )
     return tensor
 
 
 def _checked_double(value: Any, label: str) -> tf.Tensor:
-    tensor = tf.convert_to_tensor(value, tf.float64) if not tf.is_tensor(value) else tf.convert_to_tensor(value)
+    tensor = (
+        tf.convert_to_tensor(value, tf.float64) if not tf.is_tensor(value) else tf.convert_to_tensor(value)
+    )
     if not tensor.dtype.is_floating or tensor.shape.rank not in (0, None):
         raise ConfigurationError(
-            f"{label} is {tensor.dtype.name} of shape {tensor.shape}", expected="a floating scalar", remedy="cast it"
+            f"{label} is {tensor.dtype.name} of shape {tensor.shape}",
+            expected="a floating scalar",
+            remedy="cast it",
         )
     return tf.cast(tensor, tf.float64)
 

@@ -1,7 +1,7 @@
 """What every secure source must pass: laws, freshness, refusals. Subclass it and give `make_source`.
 
-Each law is tested with a false alarm probability of P_VALUE; tests/random/test_statistics.py shows that the same
-statistics at the same sizes reject wrong laws.
+Each law is tested with a false alarm probability of P_VALUE; tests/random/test_statistics.py shows that the
+same statistics at the same sizes reject wrong laws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keras_private.random.gaussian_table import bin_weights
 
 P_VALUE = 1e-8
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-# dtype, minval, maxval: no powers of two, ranges past the signed maximum, the modulo's worst cases, both ends.
+# dtype, minval, maxval: no powers of two, ranges past the signed maximum, the modulo's worst, both ends.
 BOUNDED = (
     ("int8", -5, 7),
     ("int8", -128, 127),
@@ -37,7 +37,7 @@ BOUNDED = (
 
 
 def chi_square_p(observed: np.ndarray, probabilities: np.ndarray) -> float:
-    """p-value of counts against cell probabilities, cells of small expectation merged with their neighbours."""
+    """p-value of counts against probabilities, cells of small expectation merged with their neighbours."""
     expected = probabilities / probabilities.sum() * observed.sum()
     groups = np.floor(np.minimum(np.cumsum(expected) / 50.0, 1e15)).astype(np.int64)
     _, groups = np.unique(groups, return_inverse=True)
@@ -47,7 +47,7 @@ def chi_square_p(observed: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def bucket_p(values: np.ndarray, minval: int, maxval: int) -> float:
-    """p-value of uniformity over [minval, maxval), by at most 96 buckets whose exact sizes give the probabilities."""
+    """p-value of uniformity over [minval, maxval), by at most 96 buckets of exactly known sizes."""
     size = maxval - minval
     count = min(size, 96)
     edges = [minval + (size * i) // count for i in range(count + 1)]
@@ -97,7 +97,9 @@ class SecureSourceContract:
         assert chi_square_p(np.bincount(octets.ravel(), minlength=256), np.ones(256)) > P_VALUE
 
     @pytest.mark.parametrize(("dtype", "minval", "maxval"), BOUNDED)
-    def test_bounded_range_is_uniform(self, source: SecureSource, dtype: str, minval: int, maxval: int) -> None:
+    def test_bounded_range_is_uniform(
+        self, source: SecureSource, dtype: str, minval: int, maxval: int
+    ) -> None:
         drawn = source.uniform([60_000], minval, maxval, dtype).numpy()
         assert drawn.dtype == dtype
         assert minval <= int(drawn.min()) and int(drawn.max()) < maxval
@@ -208,7 +210,11 @@ class SecureSourceContract:
     def test_dynamic_and_static_shapes(self, source: SecureSource) -> None:
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
         def dynamic(shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return source.uniform_full(shape, tf.int8), source.uniform(shape, 0, 9), source.gaussian_cells(shape)
+            return (
+                source.uniform_full(shape, tf.int8),
+                source.uniform(shape, 0, 9),
+                source.gaussian_cells(shape),
+            )
 
         for shape in ([], [0], [3, 0, 2], [2, 5], [70_001]):
             assert all(value.shape == shape for value in dynamic(tf.constant(shape, tf.int32)))
@@ -256,7 +262,7 @@ class SecureSourceContract:
 
     @pytest.mark.parametrize("dtype", ["float32", "bool", "string", "nonsense", None])
     def test_other_dtypes_are_refused(self, source: SecureSource, dtype: object) -> None:
-        with pytest.raises(ConfigurationError, match="(?s)Expected: int8.*What to do"):
+        with pytest.raises(ConfigurationError, match=r"(?s)Expected: int8.*What to do"):
             source.uniform_full([2], dtype)
         with pytest.raises(ConfigurationError):
             source.uniform([2], 0, 2, dtype)
@@ -268,7 +274,8 @@ class SecureSourceContract:
                 draw(shape)
 
     @pytest.mark.parametrize(
-        ("minval", "maxval", "dtype"), [(3, 3, "int32"), (4, 3, "int32"), (-129, 3, "int8"), (0, 258, "uint8")]
+        ("minval", "maxval", "dtype"),
+        [(3, 3, "int32"), (4, 3, "int32"), (-129, 3, "int8"), (0, 258, "uint8")],
     )
     def test_empty_or_unholdable_ranges_are_refused(
         self, source: SecureSource, minval: int, maxval: int, dtype: str
@@ -277,7 +284,9 @@ class SecureSourceContract:
             source.uniform([2], minval, maxval, dtype)
 
     @pytest.mark.parametrize(("minval", "maxval"), [(3, 3), (4, 3), (5, -5)])
-    def test_empty_tensor_ranges_are_refused_when_run(self, source: SecureSource, minval: int, maxval: int) -> None:
+    def test_empty_tensor_ranges_are_refused_when_run(
+        self, source: SecureSource, minval: int, maxval: int
+    ) -> None:
         draw = tf.function(lambda low, high: source.uniform([2], low, high, tf.int32))
         with pytest.raises(tf.errors.InvalidArgumentError):
             draw(tf.constant(minval), tf.constant(maxval))

@@ -33,7 +33,7 @@ def test_validate_lists_every_use_of_every_variable():
 
 
 def test_validate_refuses_batch_normalization_and_mixing_losses():
-    with pytest.raises(UnsupportedModelError, match="keras_private.fix"):
+    with pytest.raises(UnsupportedModelError, match=r"keras_private\.fix"):
         kp.validate(model(layers.BatchNormalization()), *images())
     mixing = model()
 

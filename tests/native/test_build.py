@@ -53,7 +53,9 @@ def test_a_stale_library_is_rebuilt(
     made = tmp_path / "made"
     made.write_bytes(b"new")
     monkeypatch.setattr(build, "_compile", lambda compiler, flags, scratch: made)
-    monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": ["-D_GLIBCXX_USE_CXX11_ABI=1"], "link": []})
+    monkeypatch.setattr(
+        build, "_tensorflow_flags", lambda: {"compile": ["-D_GLIBCXX_USE_CXX11_ABI=1"], "link": []}
+    )
     assert build.build_library(tmp_path).read_bytes() == b"new"
     assert json.loads((tmp_path / build.STAMP_NAME).read_text())[changed] == stamp[changed]
     assert sorted(path.name for path in tmp_path.iterdir()) == [build.STAMP_NAME, build.LIBRARY_NAME]
@@ -62,18 +64,20 @@ def test_a_stale_library_is_rebuilt(
 def test_no_compiler_is_a_clear_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    with pytest.raises(build.BuildError, match="apt-get install g[+][+] libssl-dev"):
+    with pytest.raises(build.BuildError, match=r"apt-get install g[+][+] libssl-dev"):
         build.build_library(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_openssl_headers_is_a_clear_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho 'fatal error: openssl/evp.h: No such file or directory' >&2\nexit 1\n")
+    compiler.write_text(
+        "#!/bin/sh\necho 'fatal error: openssl/evp.h: No such file or directory' >&2\nexit 1\n"
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": [], "link": []})
-    with pytest.raises(build.BuildError, match="openssl/evp.h was not found; install with: apt-get"):
+    with pytest.raises(build.BuildError, match=r"openssl/evp.h was not found; install with: apt-get"):
         build.build_library(tmp_path / "target")
 
 
@@ -88,5 +92,6 @@ def test_the_sources_compile_and_load_elsewhere(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, str(FOLDER / "build.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert pathlib.Path(done.stdout.strip()) == tmp_path / build.LIBRARY_NAME
-    code = f"import tensorflow as tf; m = tf.load_op_library({str(tmp_path / build.LIBRARY_NAME)!r}); m.keras_private_status()"
+    path = str(tmp_path / build.LIBRARY_NAME)
+    code = f"import tensorflow as tf; tf.load_op_library({path!r}).keras_private_status()"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -40,16 +40,22 @@ def test_only_the_keyed_ops_take_a_key_and_every_draw_is_stateful() -> None:
     names = [name for name in dir(native.load()) if name.startswith("KerasPrivate")]
     definitions = [op_def_registry.get(name) for name in names]
     stateful = {op.name for op in definitions if op.is_stateful}
-    draws = {"KerasPrivateUniformFull", "KerasPrivateUniformInt", "KerasPrivateGaussianCells",
-             "KerasPrivateAddGaussianNoise"}
+    draws = {
+        "KerasPrivateUniformFull",
+        "KerasPrivateUniformInt",
+        "KerasPrivateGaussianCells",
+        "KerasPrivateAddGaussianNoise",
+    }
     assert draws <= stateful
-    seeded = [op.name for op in definitions for arg in (*op.input_arg, *op.attr) if "seed" in arg.name.lower()]
+    seeded = [
+        op.name for op in definitions for arg in (*op.input_arg, *op.attr) if "seed" in arg.name.lower()
+    ]
     keyed = {op.name for op in definitions for arg in op.input_arg if arg.name in ("key", "iv", "nonce")}
     assert not seeded and keyed == {"KerasPrivateExpand", "KerasPrivateAesCtr"} and not keyed & stateful
 
 
 def test_a_large_draw_has_no_repeated_block() -> None:
-    # 32 MiB in shards: 16-byte blocks of one AES-CTR stream never repeat, and of two streams with odds below 2^-86.
+    # 32 MiB in shards: blocks of one AES-CTR stream never repeat, and of two with odds below 2^-86.
     words = native.load().keras_private_uniform_full([2**21, 2], dtype=tf.uint64).numpy()
     keys = words[:, 0] ^ (words[:, 1] * np.uint64(0x9E3779B97F4A7C15))
     assert len(np.unique(keys)) == len(keys)

@@ -35,7 +35,9 @@ def write(folder: pathlib.Path, stamp: object, library: bytes | None = b"no libr
     if library is not None:
         (folder / "_keras_private_ops.so").write_bytes(library)
     if stamp is not None:
-        (folder / "_keras_private_ops.json").write_text(stamp if isinstance(stamp, str) else json.dumps(stamp))
+        (folder / "_keras_private_ops.json").write_text(
+            stamp if isinstance(stamp, str) else json.dumps(stamp)
+        )
     return folder
 
 
@@ -69,7 +71,7 @@ def test_a_wrong_stamp_is_refused_before_dlopen(
 
 
 def test_a_missing_library_is_refused_with_its_remedy(tmp_path: pathlib.Path, opened: list[str]) -> None:
-    with pytest.raises(BackendError, match="(?s)not built.*libssl-dev"):
+    with pytest.raises(BackendError, match=r"(?s)not built.*libssl-dev"):
         native.load(write(tmp_path, GOOD_STAMP, library=None))
     assert not opened
 
@@ -109,5 +111,5 @@ def test_neither_source_is_an_error(no_native: None, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(entropy, "UUID_PATH", "/nonexistent/uuid")
     monkeypatch.setattr("os.urandom", refuse)
-    with pytest.raises(RandomnessError, match="(?s)native: .*not built.*portable: .*no generator"):
+    with pytest.raises(RandomnessError, match=r"(?s)native: .*not built.*portable: .*no generator"):
         secure_random.secure_source()

@@ -1,4 +1,4 @@
-"""The portable source's keys: fresh from the kernel at each run, or an error; and importing starts nothing."""
+"""The portable source's keys: fresh from the kernel at each run, or an error; importing starts nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def test_a_bad_or_repeated_read_is_an_error_even_without_assertions(
 def test_an_unreadable_source_is_an_error_when_run(tmp_path) -> None:
     source = PortableSource()
     source._path = str(tmp_path / "absent")
-    for draw in (lambda: source.uniform_full([2], tf.int8), lambda: source.gaussian([2]), lambda: source.uniform([2], 0, 3)):
+    for draw in (
+        lambda: source.uniform_full([2], tf.int8),
+        lambda: source.gaussian([2]),
+        lambda: source.uniform([2], 0, 3),
+    ):
         with pytest.raises(tf.errors.NotFoundError):
             draw()
         with pytest.raises(tf.errors.NotFoundError):
@@ -72,7 +76,7 @@ def test_an_unreadable_source_is_an_error_when_run(tmp_path) -> None:
 
 def test_without_proc_the_keys_come_from_os_urandom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entropy, "UUID_PATH", "/nonexistent/uuid")
-    with pytest.raises(RandomnessError, match="(?s)uuid.*What to do"):
+    with pytest.raises(RandomnessError, match=r"(?s)uuid.*What to do"):
         PortableSource(stock_ops_only=True)
     source = PortableSource()
     draw = tf.function(lambda: (source.uniform_full([4], tf.int64), source.uniform_full([4], tf.int64)))
@@ -121,4 +125,9 @@ def test_import_loads_no_library_and_draws_nothing() -> None:
         "assert context.context()._context_handle is None\n"
     )
     root = pathlib.Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**__import__("os").environ, "PYTHONPATH": "."})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=root,
+        env={**__import__("os").environ, "PYTHONPATH": "."},
+    )

@@ -1,4 +1,4 @@
-"""The Gaussian's deterministic parts against exact arithmetic, and the error budget of docs/guarantees/randomness.md."""
+"""The Gaussian's deterministic parts and error budget (docs/guarantees/randomness.md) in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _digits():
 
 
 def integral(x: decimal.Decimal) -> decimal.Decimal:
-    """Integral of exp(-t^2/2) over [0, x], by a series the package does not use: sum x^(2k+1) / (1 3 5 ... (2k+1))."""
+    """Integral of exp(-t^2/2) over [0, x], by another series: x^(2k+1) / (1 3 5 ... (2k+1)) exp(-x^2/2)."""
     term, total, k = x, x, 0
     while term > total * decimal.Decimal("1e-75"):
         k += 1
@@ -73,24 +73,25 @@ def test_native_and_portable_tables_are_one() -> None:
 
 def both_thresholds(bins: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     by_native = native.load().keras_private_rejection_threshold(bins, offsets).numpy()
-    by_portable = laws.rejection_threshold(tf.constant(bins, tf.uint64), tf.constant(offsets, tf.uint64)).numpy()
+    by_portable = laws.rejection_threshold(
+        tf.constant(bins, tf.uint64), tf.constant(offsets, tf.uint64)
+    ).numpy()
     assert np.array_equal(by_native, by_portable)
     return by_native
 
 
 def test_rejection_thresholds_are_exact_to_the_stated_bound() -> None:
-    cells = [(j, l) for j in (0, 1, 17, 255, 700, 1500, 3327) for l in (0, 1, 2, 333, 2048, 4095)]
+    cells = [(j, offset) for j in (0, 1, 17, 255, 700, 1500, 3327) for offset in (0, 1, 2, 333, 2048, 4095)]
     bins, offsets = (np.array(column, np.int64) for column in zip(*cells))
-    for (j, l), threshold in zip(cells, both_thresholds(bins, offsets)):
-        exact = 2**64 * (1 - cell_mass(4096 * j + l) / cell_mass(4096 * j))
+    for (j, offset), threshold in zip(cells, both_thresholds(bins, offsets)):
+        exact = 2**64 * (1 - cell_mass(4096 * j + offset) / cell_mass(4096 * j))
         assert abs(int(threshold) - exact) <= decimal.Decimal(ACCEPTANCE_BOUND)
 
 
 def cell_mass(index: int) -> decimal.Decimal:
-    """Mass of one cell by Simpson's rule with an error below 2^-100: exp(-x^2/2) over a width of 2^-20."""
+    """Mass of one cell, up to a constant, by Boole's rule: relative error below 2^-100 at this width."""
     low, width = decimal.Decimal(index) / 2**20, decimal.Decimal(1) / 2**20
     nodes = [(-((low + width * i / 4) ** 2) / 2).exp() for i in range(5)]
-    # Boole's rule: error of the order width^7.
     return width / 90 * (7 * nodes[0] + 32 * nodes[1] + 12 * nodes[2] + 32 * nodes[3] + 7 * nodes[4])
 
 
@@ -125,7 +126,9 @@ def test_rounding_is_the_stated_one_bit_for_bit(pairs: list, cell: float, scale:
 
 
 def test_rounding_of_ties_and_limits() -> None:
-    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.49999997, 2**31 + 128, 2.0**52, 2.0**53, -(2.0**60)], np.float32)
+    x = np.array(
+        [0.5, 1.5, 2.5, -0.5, -1.5, 0.49999997, 2**31 + 128, 2.0**52, 2.0**53, -(2.0**60)], np.float32
+    )
     check_rounding(x, np.arange(10, dtype=np.int32), 1.0, 1.0)
     check_rounding(x, np.arange(10, dtype=np.int32), 0.25, 1.0)
 
@@ -140,14 +143,17 @@ def check_rounding(x: np.ndarray, cells: np.ndarray, cell: float, scale: float) 
     expected = np.where(np.abs(expected) < 2.0**-126, 0, expected)
     by_native = native.load().keras_private_round_and_add(x, cells, cell, scale).numpy()
     by_portable = laws.round_and_add(
-        tf.constant(x), tf.constant(cells, tf.int64), tf.constant(cell, tf.float64), tf.constant(scale, tf.float64)
+        tf.constant(x),
+        tf.constant(cells, tf.int64),
+        tf.constant(cell, tf.float64),
+        tf.constant(scale, tf.float64),
     ).numpy()
     for found in (by_native, by_portable):
         np.testing.assert_array_equal(np.where(np.abs(found) < 2.0**-126, 0, found), expected)
 
 
 def slope_score(source: SecureSource, draws: int, rounds: int, flatten: bool = False) -> float:
-    """Standard score of the density's fall within bins: about 0 when right, far below when offsets were uniform."""
+    """Standard score of the density's fall within bins: about 0 when right, far off for uniform offsets."""
     score = variance = 0.0
     levels = np.arange(BINS)
     # Mean offset of bin j to first order: 2047.5 - slope 4096^2 / 12 * (j + 1/2) 2^-8 2^-20.

@@ -1,4 +1,4 @@
-"""The contract's statistics, at the contract's sizes, reject wrong laws: each test here could fail on a blunt one."""
+"""The contract's statistics, at the contract's sizes, reject wrong laws."""
 
 from __future__ import annotations
 

@@ -79,13 +79,15 @@ class StepProof:
         tainted = first_mixed(inputs)
         if tainted is not None:
             return [tainted for _ in op.outputs]
+        hides = "hides what it does with examples in a nested function"
         if tf_graph.is_stateful(op):
-            return all_mixed(op, "reads or keeps state that the proof does not see")
+            how = hides if tf_graph.is_function_call(op) else "reads or keeps state that the proof does not see"
+            return all_mixed(op, how)
         done = without_rows(op, inputs, self.context)
         if done is not None:
             return done
         if tf_graph.is_function_call(op):
-            return all_mixed(op, "hides what a nested function does with examples")
+            return all_mixed(op, hides)
         return all_mixed(op, "has no rule that shows what it does with the batch axis")
 
     def _with_value(self, op: tf.Operation, inputs: list[Fact], results: list[Fact]) -> list[Fact]:

@@ -22,20 +22,21 @@ Ciphers& GetCiphers() {
   return *ciphers;
 }
 
-// Writes keystream: CTR and ChaCha20 give it by encrypting zeros.
-bool EncryptZeros(EVP_CIPHER_CTX* context, uint8_t* out, size_t size) {
+bool EncryptInPlace(EVP_CIPHER_CTX* context, uint8_t* data, size_t size) {
   while (size > 0) {
-    const size_t step = std::min(size, kMaxUpdate);
-    std::memset(out, 0, step);
+    const int step = static_cast<int>(std::min(size, kMaxUpdate));
     int written = 0;
-    if (EVP_EncryptUpdate(context, out, &written, out, static_cast<int>(step)) != 1 ||
-        written != static_cast<int>(step)) {
-      return false;
-    }
-    out += step;
+    if (EVP_EncryptUpdate(context, data, &written, data, step) != 1 || written != step) return false;
+    data += step;
     size -= step;
   }
   return true;
+}
+
+// Writes keystream: CTR and ChaCha20 give it by encrypting zeros.
+bool EncryptZeros(EVP_CIPHER_CTX* context, uint8_t* out, size_t size) {
+  std::memset(out, 0, size);
+  return EncryptInPlace(context, out, size);
 }
 
 Failure Prepare() {
@@ -135,10 +136,15 @@ Failure AesCtr::Start(const uint8_t key[kKeyBytes], const uint8_t iv[kAesIvBytes
 }
 
 Failure AesCtr::Keystream(void* out, size_t size) {
+  std::memset(out, 0, size);
+  return XorKeystream(out, size);
+}
+
+Failure AesCtr::XorKeystream(void* data, size_t size) {
   if (context_ == nullptr) return "AES-256-CTR has no key";
   auto* context = static_cast<EVP_CIPHER_CTX*>(context_);
-  return EncryptZeros(context, static_cast<uint8_t*>(out), size) ? nullptr
-                                                                 : "AES-256-CTR failed in libcrypto";
+  const bool ok = EncryptInPlace(context, static_cast<uint8_t*>(data), size);
+  return ok ? nullptr : "AES-256-CTR failed in libcrypto";
 }
 
 Failure ChaCha20Keystream(const uint8_t key[kKeyBytes], const uint8_t nonce[kChaChaNonceBytes],

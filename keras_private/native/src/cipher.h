@@ -37,6 +37,10 @@ class AesCtr {
   Failure Start(const uint8_t key[kKeyBytes], const uint8_t iv[kAesIvBytes]);
   Failure Keystream(void* out, size_t size);
 
+  // Adds (xor) the keystream to what is there. Over content that does not depend on the keystream the result is as
+  // uniform as the keystream; over zeros it is the keystream, without the cost of writing them.
+  Failure XorKeystream(void* data, size_t size);
+
  private:
   void* context_ = nullptr;  // EVP_CIPHER_CTX, kept opaque so that OpenSSL stays in cipher.cc.
 };

@@ -55,6 +55,7 @@ uint64_t RejectionThreshold(uint64_t bin, uint64_t offset) {
   const uint64_t correction = (n + (uint64_t{6} << 17)) / (uint64_t{12} << 17);
   const uint64_t x = (n << 23) - correction;
   uint64_t h = uint64_t{1} << 63;
+#pragma GCC unroll 12  // Divisions by constants become products.
   for (uint64_t k = 12; k >= 2; --k) h = (uint64_t{1} << 63) - HighProduct(x, h) / k;
   return HighProduct(x, h) << 1;
 }

@@ -76,10 +76,10 @@ Failure Stream::Seed() {
   return nullptr;
 }
 
-Failure Stream::Generate(void* out, size_t size) {
+Failure Stream::Generate(void* data, size_t size) {
   if (!seeded_) return "the generator has no seed";
   seeded_ = false;  // Stays so unless every step below succeeds.
-  if (Failure failure = cipher_.Keystream(out, size)) return failure;
+  if (Failure failure = cipher_.XorKeystream(data, size)) return failure;
   uint8_t next[kSeedBytes];
   Failure failure = cipher_.Keystream(next, sizeof(next));
   bytes_since_seed_ += size;
@@ -98,6 +98,7 @@ Failure Stream::Generate(void* out, size_t size) {
 
 Failure Stream::Refill() {
   position_ = kBufferWords;
+  // Zeros by now, as every borrower leaves them.
   if (Failure failure = Generate(buffer_, sizeof(buffer_))) return failure;
   position_ = 0;
   return nullptr;
@@ -126,6 +127,7 @@ Failure Stream::Fill(void* out, size_t size) {
   auto* bytes = static_cast<uint8_t*>(out);
   while (size >= sizeof(buffer_)) {
     const size_t step = std::min(size, kMaxGenerate);
+    std::memset(bytes, 0, step);
     if (Failure failure = Generate(bytes, step)) return failure;
     bytes += step;
     size -= step;

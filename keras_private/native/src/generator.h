@@ -33,7 +33,7 @@ class Stream {
   static Failure ForThisThread(Stream** stream);
 
   // Lends up to `wanted` fresh words of the buffer. They stay valid until the next call on this stream.
-  // The borrower overwrites them when done (Cleanse, or in-place use).
+  // The borrower overwrites them with zeros when done: they must not stay in memory.
   Failure Lend(size_t wanted, uint64_t** words, size_t* lent);
 
   Failure Next(uint64_t* word);
@@ -44,7 +44,7 @@ class Stream {
  private:
   Stream() = default;
   Failure Seed();
-  Failure Generate(void* out, size_t size);
+  Failure Generate(void* data, size_t size);
   Failure Refill();
 
   AesCtr cipher_;

@@ -1,19 +1,10 @@
 #include "grid.h"
 
+#include <cmath>
+
 #include "clones.h"
 
 namespace keras_private {
-namespace {
-
-// Nearest integer, ties to even, for any finite |q| <= 2^52: in [2^52, 2^53] doubles are the integers.
-// Written so that it compiles to a few vector instructions on every x86-64.
-inline double NearestInteger(double q) {
-  constexpr double kMagic = 4503599627370496.0;  // 2^52
-  return std::copysign((std::fabs(q) + kMagic) - kMagic, q);
-}
-
-}  // namespace
-
 KERAS_PRIVATE_CLONES
 void RoundAndAdd(const float* x, const int32_t* cells, double cell, double output_step, size_t count,
                  float* out) {
@@ -24,8 +15,8 @@ void RoundAndAdd(const float* x, const int32_t* cells, double cell, double outpu
     q = q == q ? q : 0.0;
     q = q < kLimit ? q : kLimit;
     q = q > -kLimit ? q : -kLimit;
-    // Exact up to the 1/2: integers below 2^53. The 1/2 and what follows is post-processing.
-    out[i] = static_cast<float>(((NearestInteger(q) + cells[i]) + 0.5) * output_step);
+    // Ties to even. Exact up to the 1/2: integers below 2^53. The 1/2 and what follows is post-processing.
+    out[i] = static_cast<float>(((std::rint(q) + cells[i]) + 0.5) * output_step);
   }
 }
 
