@@ -42,7 +42,7 @@ lint: $(VENV)/.package
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.package
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script; done
 
 doctor: $(VENV)/.package
 	@$(BIN)/keras-private doctor
@@ -70,7 +70,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.locked: requirements.lock $(VENV)/.python
-	@echo "Installing the packages of requirements.lock: about 700 MB to fetch, 3 GB on disk, one to three minutes ..."
+	@echo "Installing the packages of requirements.lock: about 850 MB to fetch, 3 GB on disk, one to three minutes ..."
 	@$(PIP) --retries 10 --timeout 60 --only-binary :all: --require-hashes -r requirements.lock
 	@touch $@
 

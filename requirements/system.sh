@@ -33,7 +33,7 @@ find_python() {
   return 1
 }
 
-python() {
+need_python() {
   if find_python; then return 0; fi
   if [ -n "${PYTHON:-}" ]; then
     say "error: PYTHON=$PYTHON is not a Python 3.11 with the modules venv and ensurepip."
@@ -57,7 +57,7 @@ can_compile() {
     echo '#include <openssl/evp.h>' | $compiler -x c++ -fsyntax-only - >/dev/null 2>&1
 }
 
-compiler() {
+need_compiler() {
   if can_compile; then return 0; fi
   apt_install g++ libssl-dev || true
   if can_compile; then return 0; fi
@@ -68,7 +68,7 @@ compiler() {
   exit 1
 }
 
-dataset() {
+need_dataset() {
   if dpkg -s dataset-fashion-mnist >/dev/null 2>&1; then return 0; fi
   if apt_install dataset-fashion-mnist; then return 0; fi
   say "Fashion-MNIST was not installed; the demo will look for other data. To add it:"
@@ -76,7 +76,7 @@ dataset() {
 }
 
 case "${1:-}" in
-  python | compiler | dataset) "$1" ;;
+  python | compiler | dataset) "need_$1" ;;
   *)
     say "usage: system.sh python|compiler|dataset"
     exit 2

@@ -106,16 +106,21 @@ def private_gradients(
     if not examples:
         return public
     scales, keep = clip_factors([item.squared_norms() for item in examples.values()], mechanism.l2_norm_clip)
-    result: list[Optional[tf.Tensor]] = []
-    for variable, plain in zip(variables, public):
-        item = examples.get(variable.ref())
-        if item is None:
-            result.append(plain)
-            continue
-        clipped_sum = tf.reshape(item.weighted_sum(scales, keep), variable.shape)
-        released = tf.cast(mechanism.release(clipped_sum, divisor), variable.dtype)
-        result.append(released if plain is None else released + plain)
-    return result
+    covered = [variable for variable in variables if variable.ref() in examples]
+    sums = [
+        tf.reshape(examples[variable.ref()].weighted_sum(scales, keep), variable.shape) for variable in covered
+    ]
+    released = {
+        variable.ref(): tf.cast(noisy, variable.dtype)
+        for variable, noisy in zip(covered, mechanism.release(sums, divisor))
+    }
+    return [_added(released.get(variable.ref()), plain) for variable, plain in zip(variables, public)]
+
+
+def _added(released: Optional[tf.Tensor], plain: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
+    if released is None or plain is None:
+        return plain if released is None else released
+    return released + plain
 
 
 def _batch_size(proof: StepProof, leaf: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ significant bits for differential privacy"). What the sampler lacks to the exact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -66,16 +67,33 @@ class GaussianMechanism:
         """Standard deviation of the noise in each coordinate of the sum."""
         return self.cell * CELLS_PER_SIGMA
 
-    def release(self, clipped_sum: tf.Tensor, divisor: float) -> tf.Tensor:
-        """The noisy sum divided by `divisor`.
+    def release(self, clipped_sums: Sequence[tf.Tensor], divisor: float) -> list[tf.Tensor]:
+        """The noisy sums divided by `divisor`.
 
         Args:
-            clipped_sum: One variable's clipped sum, floating point, any shape.
+            clipped_sums: Each variable's clipped sum, floating point, any shapes; together `coordinates` entries.
             divisor: A public number: the expected batch size.
+
+        Raises:
+            ConfigurationError: The sums have more coordinates than the sensitivity covers.
         """
+        sizes = [int(item.shape.num_elements()) for item in clipped_sums]
+        if sum(sizes) > self.coordinates:
+            raise ConfigurationError(
+                f"{sum(sizes)} coordinates are to be released.",
+                expected=f"at most {self.coordinates}, for which the sensitivity was worked out",
+                remedy="Make the mechanism for all variables of the step.",
+            )
         if self.noise_multiplier == 0.0:
-            return clipped_sum / tf.constant(divisor, clipped_sum.dtype)
-        noisy = secure_source().add_gaussian_noise(
-            tf.cast(clipped_sum, tf.float32), cell=self.cell, scale=1.0 / divisor
-        )
-        return tf.cast(noisy, clipped_sum.dtype)
+            return [item / tf.constant(divisor, item.dtype) for item in clipped_sums]
+        source = secure_source()
+        singles = [tf.cast(item, tf.float32) for item in clipped_sums]
+        if source.name == "native":
+            noisy = [source.add_gaussian_noise(item, cell=self.cell, scale=1.0 / divisor) for item in singles]
+        else:
+            # Each portable draw adds thousands of operations to the graph, so that one draw serves all variables.
+            flat = tf.concat([tf.reshape(item, [-1]) for item in singles], axis=0)
+            noisy = tf.split(source.add_gaussian_noise(flat, cell=self.cell, scale=1.0 / divisor), sizes)
+        return [
+            tf.cast(tf.reshape(result, item.shape), item.dtype) for result, item in zip(noisy, clipped_sums)
+        ]

@@ -122,7 +122,7 @@ class PoissonSampler(tf.keras.utils.Sequence):
 
 def _arrays(name: str, part: Any) -> Any:
     def as_array(leaf: Any) -> np.ndarray:
-        array = leaf.numpy() if tf.is_tensor(leaf) and hasattr(leaf, "numpy") else leaf
+        array = leaf.numpy() if isinstance(leaf, tf.Tensor) and hasattr(leaf, "numpy") else leaf
         if not hasattr(array, "__array__") or tf.is_tensor(array):
             raise ConfigurationError(
                 f"{name} holds a {type(leaf).__name__}.",

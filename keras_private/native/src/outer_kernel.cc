@@ -50,8 +50,10 @@ struct OuterFunctions {
 namespace keras_private {
 namespace {
 
-// Positions taken at a time: so much of `right`, and the patches it meets, stays in the first-level cache.
-constexpr int64_t kRightBytes = 16 << 10;
+// Positions taken at a time: a tile's part of `right` stays in the first-level cache, and rounding errors grow with the
+// chunk and with the number of chunks, not with their product. One size for all machines and widths: it is part of
+// the order of summation.
+constexpr int64_t kChunk = 128;
 constexpr int64_t kPanelFloats = 1 << 16;
 constexpr int64_t kWholeTiles = 24;  // Of 6 rows, of 8 and of 4.
 constexpr int64_t kColumnBlock = 1024;
@@ -79,10 +81,9 @@ int64_t PanelRows(int64_t rows, int64_t columns) {
 OuterSum::OuterSum(int64_t max_rows, int64_t columns) : columns_(columns), functions_(FunctionsFor(columns)) {
   const int64_t lanes = functions_->lanes;
   padded_ = (columns + lanes - 1) / lanes * lanes;
-  chunk_ = std::max<int64_t>(16, kRightBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(padded_, 1));
   if (padded_ != columns) {
     padded_sums_.reset(new float[max_rows * padded_]);
-    padded_right_.reset(new float[chunk_ * padded_]());
+    padded_right_.reset(new float[kChunk * padded_]());
   }
 }
 
@@ -95,8 +96,8 @@ void OuterSum::Start(float* out, int64_t rows) {
 
 void OuterSum::Add(const float* left, const ptrdiff_t* offsets, const ptrdiff_t* positions, int64_t count,
                    const float* right) {
-  for (int64_t t = 0; t < count; t += chunk_) {
-    const int64_t length = std::min(chunk_, count - t);
+  for (int64_t t = 0; t < count; t += kChunk) {
+    const int64_t length = std::min(kChunk, count - t);
     const float* part = right + t * columns_;
     if (padded_right_) {
       for (int64_t k = 0; k < length; ++k) {

@@ -1,8 +1,8 @@
 // Arithmetic of per-example gradients: sums of outer products, squared norms, weighted sums of rows.
 //
 // Each function exists once per instruction set and is chosen when first used. Every element is summed in one fixed
-// order (t = 0, 1, ...; row = 0, 1, ...), whatever the vector width, the blocking or the number of threads: results
-// differ between machines only where one has no fused multiply-add.
+// order, whatever the vector width or the number of threads: results differ between machines only where one has no
+// fused multiply-add.
 #ifndef KERAS_PRIVATE_NATIVE_OUTER_KERNEL_H_
 #define KERAS_PRIVATE_NATIVE_OUTER_KERNEL_H_
 
@@ -32,7 +32,7 @@ class OuterSum {
   double Finish();
 
  private:
-  int64_t columns_, padded_, chunk_, rows_ = 0;
+  int64_t columns_, padded_, rows_ = 0;
   const struct OuterFunctions* functions_;
   float *out_ = nullptr, *sums_ = nullptr;
   bool empty_ = true;

@@ -25,9 +25,7 @@ KP_TARGET void Tile(const float* left, const ptrdiff_t* offsets, const ptrdiff_t
   for (int r = 0; r < Rows; ++r) {
     row[r] = left + offsets[r];
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) {
-      sum[r][v] = empty ? Vector{} : *reinterpret_cast<const Unaligned*>(sums + r * stride + v * KP_LANES);
-    }
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = Vector{};
   }
   for (int64_t t = 0; t < count; ++t, right += stride) {
     const ptrdiff_t at = positions[t];
@@ -45,7 +43,8 @@ KP_TARGET void Tile(const float* left, const ptrdiff_t* offsets, const ptrdiff_t
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      *reinterpret_cast<Unaligned*>(sums + r * stride + v * KP_LANES) = sum[r][v];
+      Unaligned* total = reinterpret_cast<Unaligned*>(sums + r * stride + v * KP_LANES);
+      *total = empty ? sum[r][v] : *total + sum[r][v];
     }
   }
 }
