@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import tensorflow as tf
 
+from . import kernels
 from .rules import Contribution, Factored, Instantiated
 
 # A bound for how far the float32 computation of one example's norm, and of its clipped contribution, may
@@ -40,11 +42,6 @@ def _weighted(tensor: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.math.multiply_no_nan(tensor, tf.reshape(tf.cast(weights, tensor.dtype), shape))
 
 
-def _squares(tensor: tf.Tensor) -> tf.Tensor:
-    axes = list(range(1, tensor.shape.rank))
-    return tf.cast(tf.reduce_sum(tf.square(tensor), axis=axes), tf.float64)
-
-
 @dataclass(frozen=True)
 class OuterProducts(ExampleGradients):
     """Example i's gradient is left[i] outer right[i]; left [batch, d], right [batch, p]."""
@@ -53,7 +50,7 @@ class OuterProducts(ExampleGradients):
     right: tf.Tensor
 
     def squared_norms(self) -> tf.Tensor:
-        return _squares(self.left) * _squares(self.right)
+        return kernels.row_squared_norms(self.left) * kernels.row_squared_norms(self.right)
 
     def weighted_sum(self, weights: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
         kept = _weighted(self.left, tf.cast(keep, tf.float32))
@@ -97,25 +94,24 @@ class Formed(ExampleGradients):
     """Every example's gradient as a tensor: [batch, ...]."""
 
     gradient: tf.Tensor
+    known_norms: Optional[tf.Tensor] = None
+
+    def _rows(self) -> tf.Tensor:
+        shape = tf.shape(self.gradient)
+        return tf.reshape(self.gradient, tf.stack([shape[0], tf.reduce_prod(shape[1:])]))
 
     def squared_norms(self) -> tf.Tensor:
-        return _squares(self.gradient)
+        return kernels.row_squared_norms(self._rows()) if self.known_norms is None else self.known_norms
 
     def weighted_sum(self, weights: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(self.gradient)
-        size = tf.reduce_prod(shape[1:])
-        kept = _weighted(self.gradient, tf.cast(keep, tf.float32))
-        rows = tf.reshape(kept, tf.stack([shape[0], size]))
-        weights = tf.cast(weights, rows.dtype)
-        summed = tf.matmul(weights[tf.newaxis, :], rows)
-        return tf.reshape(summed, shape[1:])
+        return kernels.masked_weighted_sum(self._rows(), weights, keep)
 
 
 def form(contribution: Contribution) -> Formed:
     """Forms W_i = sum_t left[i, t] outer right[i, t] for every example."""
     if isinstance(contribution, Instantiated):
-        return Formed(contribution.gradient)
-    return Formed(tf.matmul(contribution.left, contribution.right, transpose_a=True))
+        return Formed(contribution.gradient, contribution.squared_norms)
+    return Formed(*kernels.outer_example_gradients(contribution.left, contribution.right))
 
 
 def combine(contributions: Sequence[Contribution], shape: tf.TensorShape) -> ExampleGradients:
@@ -144,13 +140,11 @@ def combine(contributions: Sequence[Contribution], shape: tf.TensorShape) -> Exa
         if positions is not None and positions * (rows + columns) <= rows * columns:
             return Sequences(left, right)
         return form(Factored(left, right))
-    formed = []
-    for item in contributions:
-        gradient = form(item).gradient
-        formed.append(
-            tf.reshape(gradient, tf.concat([tf.shape(gradient)[:1], tf.constant(shape.as_list())], 0))
-        )
-    return Formed(formed[0] if len(formed) == 1 else tf.add_n(formed))
+    if len(contributions) == 1:
+        return form(contributions[0])
+    sizes = tf.constant(shape.as_list(), tf.int32)
+    formed = [form(item).gradient for item in contributions]
+    return Formed(tf.add_n([tf.reshape(item, tf.concat([tf.shape(item)[:1], sizes], 0)) for item in formed]))
 
 
 def clip_factors(squared_norms: Sequence[tf.Tensor], l2_norm_clip: float) -> tuple[tf.Tensor, tf.Tensor]:

@@ -95,6 +95,11 @@ def conv2d_example_norms(
     return conv2d_example_gradients(images, output_gradient, geometry, layout)[1]
 
 
+def patches_over_time(images: tf.Tensor, geometry: ConvGeometry, layout: Layout) -> tf.Tensor:
+    """The patches that a convolution multiplies with its filter: [batch, positions of all entries, patch size]."""
+    return _over_time(_patches(_widened(images), geometry), layout)
+
+
 def outer_example_gradients(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """sum_t left[i, t] outer right[i, t] for [batch, positions, d] and [batch, positions, p], and squared norms."""
     left, right = _widened(left), _widened(right)

@@ -80,7 +80,7 @@ def test_wrong_laws_are_told_apart():
     assert "consecutive draws" in departures(np.array(cached), q)
     for wrong in (0.9, 1.1):
         rescaled = (generator.random((DRAWS, EXAMPLES)) < q * wrong).astype(float)
-        assert "inclusion" in departures(rescaled, q)
+        assert {"inclusion", "batch size law"} & set(departures(rescaled, q))
     right = (generator.random((DRAWS, EXAMPLES)) < q).astype(float)
     assert departures(right, q) == []
 
@@ -186,10 +186,11 @@ def test_keras_fit_trains_on_one_draw_a_step_and_not_on_the_peek(options):
 
     x = np.arange(200, dtype=np.float64)[:, None] / 200
     sampler = PoissonSampler(x, (x[:, 0] > 0.5).astype(np.int64), batch_size=100, steps_per_epoch=4)
+    epochs = 1 if "workers" in options else 3  # Keras takes 5 s to stop its workers after each.
     model = Records()
     model.compile("sgd", loss="mse")
-    model.fit(sampler, epochs=3, verbose=0, **options)
-    assert len(seen) == 12 and len(set(seen)) == 12
+    model.fit(sampler, epochs=epochs, verbose=0, **options)
+    assert len(seen) == 4 * epochs and len(set(seen)) == 4 * epochs
     assert all(len(rows) % 4 == 0 for rows in seen), "Keras casts float64 to floatx"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ...errors import UnsupportedOpError
+from ..kernels import ConvGeometry, Layout, conv2d_example_gradients, patches_over_time
 from .matmul import over_time
-from .registry import Contribution, Factored, Use, op_rule
+from .registry import Contribution, Factored, Instantiated, Use, op_rule
 
 
 @op_rule("Conv2D", slots=(1,))
@@ -14,7 +15,7 @@ def conv2d(use: Use) -> Contribution:
     """A convolution is a product of patches and the filter, over all output places (Rochette et al. 2019)."""
     op = use.op
     images, kernel = op.inputs
-    height, width, channels, _ = kernel.shape.as_list()
+    height, width, channels, filters = kernel.shape.as_list()
     if op.get_attr("data_format") != b"NHWC" or images.shape[-1] not in (None, channels):
         raise UnsupportedOpError(
             f"operation '{op.name}' (Conv2D) has data format {op.get_attr('data_format').decode()} and "
@@ -24,15 +25,25 @@ def conv2d(use: Use) -> Contribution:
         )
     images = tf.ensure_shape(images, [None, None, None, channels])
     padding = op.get_attr("padding").decode()
-    if padding == "EXPLICIT":
-        pairs = op.get_attr("explicit_paddings")
-        images = tf.pad(images, [pairs[place : place + 2] for place in range(0, 8, 2)])
-        padding = "VALID"
-    patches = tf.raw_ops.ExtractImagePatches(
-        images=images,
-        ksizes=[1, height, width, 1],
-        strides=op.get_attr("strides"),
-        rates=op.get_attr("dilations"),
+    geometry = ConvGeometry(
+        kernel_size=(height, width),
+        strides=tuple(op.get_attr("strides")[1:3]),
+        dilations=tuple(op.get_attr("dilations")[1:3]),
         padding=padding,
+        explicit_paddings=tuple(op.get_attr("explicit_paddings")[2:6]) if padding == "EXPLICIT" else (),
     )
-    return Factored(over_time(use.by_example(patches)), over_time(use.by_example(use.output_gradient)))
+    layout = Layout(use.before, use.batch, use.after)
+    if _gram_is_cheaper(use, height * width * channels, filters):
+        return Factored(
+            patches_over_time(images, geometry, layout), over_time(use.by_example(use.output_gradient))
+        )
+    gradient, squared_norms = conv2d_example_gradients(images, use.output_gradient, geometry, layout)
+    return Instantiated(gradient, squared_norms)
+
+
+def _gram_is_cheaper(use: Use, rows: int, columns: int) -> bool:
+    places = use.output_gradient.shape[1:3].num_elements()
+    if places is None or not (isinstance(use.before, int) and isinstance(use.after, int)):
+        return False
+    positions = places * use.before * use.after
+    return positions * (rows + columns) <= rows * columns

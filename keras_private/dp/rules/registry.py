@@ -7,7 +7,7 @@ with respect to y, and says what each example adds to the gradient of v.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 import tensorflow as tf
 
@@ -30,10 +30,12 @@ class Instantiated:
     """Example i adds gradient[i].
 
     Attributes:
-        gradient: [batch, ...], the rest shaped as the variable is where the operation uses it.
+        gradient: [batch, ...], the rest as many entries as the variable has, in its order.
+        squared_norms: [batch] float64, of `gradient`, where forming it gave them too.
     """
 
     gradient: tf.Tensor
+    squared_norms: Optional[tf.Tensor] = None
 
 
 Contribution = Union[Factored, Instantiated]
