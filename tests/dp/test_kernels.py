@@ -16,7 +16,7 @@ from keras_private.dp import kernels
 from keras_private.dp.kernels import ConvGeometry, Layout
 from keras_private.errors import BackendError
 
-FEW = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NORM_BOUND = 1e-12
 
 needs_native = pytest.mark.skipif(not kernels.available(), reason="the native operations are not built")
