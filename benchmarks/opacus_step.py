@@ -14,9 +14,9 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
-import opacus
-import torch
-from torch import nn
+import opacus  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 BATCH = 256
 SHAPES = {"mlp": (784,), "cnn": (1, 28, 28)}

@@ -7,10 +7,14 @@ for the CNN. Every repetition times all contestants in turn; printed are medians
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import time
-from typing import Callable
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -55,7 +59,7 @@ def vectorized_peer(batch: int) -> object:
     )
 
 
-def contest(name: str, batch: int, repetitions: int, steps: int, with_peer: bool) -> dict[str, object]:
+def contest(name: str, batch: int, repetitions: int, steps: int, with_peer: bool) -> dict[str, Any]:
     runners = {
         "plain": stepper(name, networks.compiled(name, tf.keras.optimizers.SGD(0.01)), batch),
         "private": stepper(name, networks.compiled(name, private(batch)), batch),
@@ -80,9 +84,10 @@ def contest(name: str, batch: int, repetitions: int, steps: int, with_peer: bool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--no-peer", action="store_true", help="leave tensorflow-privacy out")
+    parser.add_argument("--opacus", metavar="PYTHON", help="interpreter that has opacus (opacus_step.py says how)")
     options = parser.parse_args()
-    figures: dict[str, object] = {}
+    figures: dict[str, Any] = {}
     for name in networks.NETWORKS:
         figures[name] = contest(name, networks.BATCH, options.repetitions, 20, with_peer=False)
         if not options.no_peer:
@@ -92,6 +97,12 @@ def main() -> None:
         print(f"\n{name}, batch {figure['batch']}")
         for key, value in figure["milliseconds"].items():
             print(f"  {key:20} {value:10.2f} ms   {figure['ratio to plain'][key]:8.2f}x plain")
+    if options.opacus:
+        script = Path(__file__).with_name("opacus_step.py")
+        command = [options.opacus, str(script)]
+        peer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        print(f"\nOpacus {peer['opacus']}, batch {networks.BATCH}: {peer['milliseconds']} ms a step")
+        figures["opacus"] = peer
     machine.write("step_time", figures)
 
 

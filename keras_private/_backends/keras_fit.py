@@ -71,7 +71,8 @@ def steps_per_execution(model: Any) -> int:
     Raises:
         ConfigurationError: Keras tunes the number while it trains.
     """
-    if getattr(model, "enable_tune_steps_per_execution", False):
+    tuned = getattr(model, "_steps_per_execution_tuner", None) is not None
+    if tuned or getattr(model, "enable_tune_steps_per_execution", False):
         raise ConfigurationError(
             "the model was compiled with steps_per_execution='auto'.",
             expected="a fixed number, so that steps can be charged before they run",

@@ -31,7 +31,7 @@ ADJACENCIES = (ADD_OR_REMOVE, ZERO_OUT)
 POISSON = "poisson"
 UNKNOWN = "unknown"
 ACCOUNTANTS = ("pld", "rdp")
-MOST_STEPS = 10**7
+MOST_STEPS = 10**6
 LARGEST_NOISE = 1e8
 USABLE = 0.99
 
@@ -195,8 +195,8 @@ def max_steps(
 
     if limit == 0:
         return 0
-    guess = loss_distribution.last_within(lambda n: value(n, "quick"), epsilon, 1, limit)
-    return loss_distribution.last_within(lambda n: value(n, accountant), epsilon, guess, limit)
+    guess = loss_distribution.last_within(functools.partial(value, how="quick"), epsilon, 1, limit)
+    return loss_distribution.last_within(functools.partial(value, how=accountant), epsilon, guess, limit)
 
 
 def _epsilon(groups: loss_distribution.Groups, variation: float, delta: float, how: str) -> float:
@@ -204,15 +204,21 @@ def _epsilon(groups: loss_distribution.Groups, variation: float, delta: float, h
         return math.inf
     if not groups:
         return 0.0
-    result = 0.0
-    for _ in range(100):
-        left = delta - variation * (1.0 + (math.exp(result) if result < 700 else math.inf)) if variation else delta
+    if not variation:
+        return loss_distribution.epsilon_at(groups, delta, how)
+    result, steps = 0.0, [0.0]
+    for _ in range(60):
+        left = delta - variation * (1.0 + (math.exp(result) if result < 700 else math.inf))
         if left <= 0.0:
             return math.inf
         needed = loss_distribution.epsilon_at(groups, left, how)
-        if needed <= result or not variation:
-            return max(needed, result)
-        result = needed * (1.0 + 1e-7)
+        if needed <= result:
+            return result
+        steps.append(needed - result)
+        # The steps shrink like a geometric series: aim a little past its sum.
+        ratio = steps[-1] / steps[-2] if steps[-2] else 0.0
+        beyond = steps[-1] * ratio / (1.0 - ratio) if ratio < 0.9 else steps[-1]
+        result = needed * (1.0 + 1e-9) + 1.05 * beyond
     return math.inf
 
 

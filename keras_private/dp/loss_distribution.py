@@ -129,6 +129,7 @@ def last_within(value: Callable[[int], float], target: float, guess: int, limit:
 
     Starts around the guess, since evaluations grow dearer with n.
     """
+    value = functools.lru_cache(maxsize=None)(value)
     low, high = 0, min(max(guess, 1), limit)
     reach = max(guess // 4, 1)
     while value(high) <= target:

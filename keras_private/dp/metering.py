@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Optional
@@ -96,12 +95,11 @@ class Meter:
         memory = optimizer.ledger
         held = None if self.budget.path is None else Ledger.held(self.budget.path)
         for ledger in (held, memory):
-            holder = ledger.holder() if ledger is not None and ledger.holder is not None else None
-            if holder is not None:
-                holder._give_up(self)
+            if ledger is not None and ledger.holder is not None:
+                ledger.holder._give_up(self)
         self._ledger = memory if self.budget.path is None else Ledger.open(self.budget.path)
         self._optimizer = optimizer
-        memory.holder = self._ledger.holder = weakref.ref(self)
+        memory.holder = self._ledger.holder = self
         try:
             if self._ledger is not memory:
                 self._ledger.require_cover_of(memory)

@@ -186,6 +186,12 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
             var_list = var_list()
         _require_graph(loss)
         variables = list(var_list)
+        if len({variable.ref() for variable in variables}) < len(variables):
+            raise ConfigurationError(
+                "a variable was given more than once, and would be released more than once.",
+                expected="every trainable variable once",
+                remedy="Pass model.trainable_variables.",
+            )
         mechanism = self._mechanism(variables)
         with loss.graph.as_default():
             gradients = private_gradients(loss, variables, mechanism, self._expected_batch_size)

@@ -75,6 +75,8 @@ class CountingSGD(tf.keras.optimizers.SGD):
 class Bookkept:
     """The part of an optimizer that a ledger reads."""
 
-    def __init__(self, identity="a" * 32, steps_done=0, noise_multiplier=1.5, expected_batch_size=8.0, noise_coordinates=5):
+    def __init__(
+        self, identity="a" * 32, steps_done=0, noise_multiplier=1.5, expected_batch_size=8.0, noise_coordinates=5
+    ):
         self.identity, self.steps_done, self.noise_multiplier = identity, steps_done, noise_multiplier
         self.expected_batch_size, self.noise_coordinates = expected_batch_size, noise_coordinates

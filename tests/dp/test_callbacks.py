@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import math
 import warnings
 
@@ -439,11 +438,8 @@ def test_an_interrupted_fit_in_memory_stays_charged_until_its_optimizer_goes_on(
     data, model = sampler(), network()
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, PrivacyBudget(50.0, DELTA, data=data), callbacks=[At(interrupt, 4)])
-    gc.collect()
-    charged = sum(charge.steps for charge in model.optimizer.ledger.charges())
-    assert charged == 10
-    total = fit(model, data, PrivacyBudget(50.0, DELTA, data=data))["epsilon"][-1]
-    assert total >= cost(poisson(15))
+    assert model.optimizer.ledger.charges() == (poisson(10),)
+    assert fit(model, data, PrivacyBudget(50.0, DELTA, data=data))["epsilon"] == [cost(poisson(15))]
 
 
 def test_another_model_can_take_the_file_after_an_interruption(tmp_path):
@@ -491,13 +487,13 @@ def test_a_checkpoint_restored_between_batches_lowers_nothing(tmp_path):
     assert sum(charge.steps for charge in charges_in(path)) >= 10
 
 
-def test_steps_by_a_callback_within_the_reservation_are_charged(tmp_path):
+def test_steps_by_a_callback_count_against_the_reservation(tmp_path):
     path, data, model = tmp_path / "l.json", sampler(), network()
     extra = At(lambda model_: model_.train_on_batch(X, Y), 3)
-    fit(model, data, PrivacyBudget(50.0, DELTA, data=data, ledger=path), epochs=2, callbacks=[extra])
-    done = int(model.optimizer.steps_done)
-    assert done == 22
-    assert sum(charge.steps for charge in charges_in(path)) >= done
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not authorized"):
+        fit(model, data, PrivacyBudget(50.0, DELTA, data=data, ledger=path), callbacks=[extra])
+    assert int(model.optimizer.steps_done) == 10
+    assert sum(charge.steps for charge in model.optimizer.ledger.charges()) == 10
 
 
 # Cost of flushing.
@@ -518,7 +514,7 @@ def test_flushes_cost_less_than_one_percent_of_the_steps(monkeypatch, step, flus
     optimizer.build([tf.Variable(tf.zeros((5,)))])
     meter = Meter(Budget(50.0, DELTA, "pld", None), in_use=lambda: True)
     meter.open(optimizer)
-    meter.begin(poisson(0, 50.0), planned=None, execution=1, num_examples=EXAMPLES)
+    meter.begin(poisson(0, 50.0), planned=40_000, execution=1, num_examples=EXAMPLES)
     reserve = meter._ledger.reserve
 
     def slow(session, steps):
@@ -564,7 +560,7 @@ def test_the_running_fit_is_found_and_only_while_it_runs():
     probe = At(lambda model_: found.append((keras_fit.running_fit(model_), keras_fit.is_in_running_fit(probe))),
                hook="on_train_begin")  # fmt: skip
     model.fit(data, epochs=4, initial_epoch=3, verbose=0, callbacks=[probe])
-    (fit_found, in_fit), = found
+    ((fit_found, in_fit),) = found
     assert fit_found.model is model and fit_found.data is data and fit_found.initial_epoch == 3 and in_fit
     assert probe in fit_found.callbacks
     assert keras_fit.running_fit() is None and not keras_fit.is_in_running_fit(probe)

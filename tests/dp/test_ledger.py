@@ -173,7 +173,11 @@ def test_in_memory_steps_outside_sessions_cost_full_price():
     session = ledger.start(optimizer, CHARGE)
     ledger.reserve(session, 4)
     optimizer.steps_done = 13
-    assert [(c.steps, c.sampler) for c in ledger.charges_of(optimizer)] == [(6, "unknown"), (4, "poisson"), (3, "unknown")]
+    assert [(c.steps, c.sampler) for c in ledger.charges_of(optimizer)] == [
+        (6, "unknown"),
+        (4, "poisson"),
+        (3, "unknown"),
+    ]
     ledger.start(optimizer, CHARGE)
     optimizer.steps_done = 20
     assert sum(c.steps for c in ledger.charges_of(optimizer)) == 20

@@ -71,9 +71,7 @@ def test_wrong_laws_are_told_apart():
     q = BATCH / EXAMPLES
     fixed = [generator.choice(EXAMPLES, BATCH, replace=False) for _ in range(DRAWS)]
     assert {"pairs", "batch size law", "batch size variance"} & set(departures(membership(fixed), q))
-    shuffled = [
-        part for _ in range(DRAWS * BATCH // EXAMPLES) for part in np.split(generator.permutation(EXAMPLES), 4)
-    ]
+    shuffled = [part for _ in range(DRAWS * BATCH // EXAMPLES) for part in np.split(generator.permutation(EXAMPLES), 4)]
     assert "consecutive draws" in departures(membership(shuffled), q)
     cached = [draw for draw in membership([np.flatnonzero(generator.random(EXAMPLES) < q) for _ in range(DRAWS // 2)])
               for _ in range(2)]  # fmt: skip
@@ -205,9 +203,11 @@ def test_an_empty_draw_keeps_dtype_and_shape(monkeypatch):
 def nested(leaf: st.SearchStrategy) -> st.SearchStrategy:
     return st.recursive(
         leaf,
-        lambda inner: st.lists(inner, min_size=1, max_size=2)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=2),
+        lambda inner: (
+            st.lists(inner, min_size=1, max_size=2)
+            | st.tuples(inner, inner)
+            | st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=2)
+        ),
         max_leaves=4,
     )
 
@@ -220,13 +220,17 @@ def test_rows_stay_together_in_any_nesting(examples, data):
         array = np.broadcast_to(np.arange(examples).reshape((examples,) + (1,) * len(shape)), (examples, *shape))
         return tf.constant(array.astype(dtype)) if tensor else array.astype(dtype)
 
-    leaves = st.tuples(st.lists(st.integers(1, 3), max_size=2), st.sampled_from(["f4", "f8", "i4", "u1"]), st.booleans())
+    leaves = st.tuples(
+        st.lists(st.integers(1, 3), max_size=2), st.sampled_from(["f4", "f8", "i4", "u1"]), st.booleans()
+    )
     structure = data.draw(nested(leaves.map(make)))
     batch = data.draw(st.integers(1, examples))
     steps = data.draw(st.none() | st.integers(1, 9))
     parts = data.draw(st.integers(1, 3))
     weights = {"sample_weight": np.arange(examples)} if parts == 3 else {}
-    sampler = PoissonSampler(structure, np.arange(examples) if parts > 1 else None, batch, steps_per_epoch=steps, **weights)
+    sampler = PoissonSampler(
+        structure, np.arange(examples) if parts > 1 else None, batch, steps_per_epoch=steps, **weights
+    )
     assert len(sampler) == (steps or math.ceil(examples / batch))
     assert (sampler.num_examples, sampler.batch_size) == (examples, batch)
     item = sampler[len(sampler) - 1]

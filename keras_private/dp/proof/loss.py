@@ -105,6 +105,9 @@ def _step_back(proof: StepProof, op: tf.Operation, fact: Fact, factor: Dim) -> l
         return [(op.inputs[0], factor), (op.inputs[1], factor * Dim.of(-1))]
     if op.type == "Sum":
         return [(op.inputs[0], factor)]
+    if op.type == "L2Loss":
+        # The same sum, written so that its summands, and with them the examples, can be told apart.
+        return [(tf.square(op.inputs[0]), factor * Dim.of(0.5))]
     if op.type == "Mean":
         return [(op.inputs[0], factor / _reduced_elements(proof, op, fact))]
     if op.type in ("Mul", "RealDiv", "DivNoNan"):
