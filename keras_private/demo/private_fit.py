@@ -32,8 +32,8 @@ class Recipe:
     plain_epochs: int = 2
 
 
-QUICK = Recipe(epochs=10, batch_size=1024, learning_rate=2.0, l2_norm_clip=0.1)
-LONG = Recipe(epochs=40, batch_size=2048, learning_rate=4.0, l2_norm_clip=0.1, plain_epochs=10)
+QUICK = Recipe(epochs=14, batch_size=1024, learning_rate=2.5, l2_norm_clip=0.1)
+LONG = Recipe(epochs=45, batch_size=2048, learning_rate=2.5, l2_norm_clip=0.1, plain_epochs=10)
 
 
 @dataclass
@@ -75,7 +75,7 @@ def train(images: Images, recipe: Recipe, private: bool) -> Run:
     if private:
         epochs, batch_size = recipe.epochs, min(recipe.batch_size, len(images.x_train) // 8)
         model = dp.make_private(model, epsilon=recipe.epsilon, delta=DELTA, l2_norm_clip=recipe.l2_norm_clip)
-        optimizer = tf.keras.optimizers.SGD(recipe.learning_rate, momentum=0.0)
+        optimizer = tf.keras.optimizers.SGD(recipe.learning_rate, momentum=0.9)
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
     start = time.perf_counter()
     history = model.fit(

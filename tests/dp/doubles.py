@@ -27,7 +27,6 @@ class CountingSGD(tf.keras.optimizers.SGD):
         self._authorized = lambda: authorized
         self._closed = False
         self._built_for: list[int] = []
-        self.ledger_calls = 0
         memory = Ledger.open(None)
         self._memory = lambda: memory
 
