@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -80,10 +83,78 @@ def test_the_five_packages_import(module: str) -> None:
     assert done.returncode == 0, f"run to see why: {sys.executable} -c {code!r}"
 
 
-def test_sources_of_the_native_operations_are_package_data() -> None:
-    # `python -m keras_private.native.build` must work from an installed wheel.
-    assert list((PACKAGE / "native" / "src").glob("*.cc"))
-    assert '"src/*.cc", "src/*.h"' in (ROOT / "pyproject.toml").read_text()
+@pytest.fixture(scope="module")
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of what a build reads, without anything built before."""
+    tree = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tree)
+    built = shutil.ignore_patterns("*.so", "_keras_private_ops.json", "__pycache__", ".build-*")
+    shutil.copytree(PACKAGE, tree / "keras_private", ignore=built)
+    return tree
+
+
+def build_wheel(tree: pathlib.Path, target: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("CXX", "KERAS_PRIVATE_REQUIRE_NATIVE")}
+    return subprocess.run(
+        [*command, str(target), str(tree)], env={**kept, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_a_compiler_the_wheel_has_no_library_and_says_so(
+    source_tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    done = build_wheel(source_tree, tmp_path, PATH=str(tmp_path))
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed
+    assert "installed WITHOUT its native operations: no C++ compiler (g++) was found" in printed
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not wheel.name.endswith("-any.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert not [name for name in packed if name.endswith((".so", ".json"))]
+    # What `python -m keras_private.native.build` and the federated remedy need after the install.
+    sources = {f"keras_private/native/src/{path.name}" for path in (PACKAGE / "native" / "src").glob("*.[ch]*")}
+    modules = {str(path.relative_to(ROOT)) for path in MODULES}
+    assert sources | modules | {"keras_private/py.typed", "keras_private/requirements-federated.txt"} <= packed
+
+
+def test_without_a_compiler_a_build_that_requires_the_library_fails(
+    source_tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    done = build_wheel(source_tree, tmp_path, PATH=str(tmp_path), KERAS_PRIVATE_REQUIRE_NATIVE="1")
+    assert done.returncode != 0
+    assert "the native operations were not built: no C++ compiler (g++) was found; install with" in (
+        done.stdout + done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_with_a_compiler_the_wheel_has_the_library_and_its_stamp(
+    source_tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    done = build_wheel(source_tree, tmp_path, KERAS_PRIVATE_REQUIRE_NATIVE="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    packed = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert {f"keras_private/native/_keras_private_ops.{ending}" for ending in ("so", "json")} <= packed
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("python", "PYTHON=/nowhere/python is not a Python 3.11"),
+        ("compiler", "sudo apt-get install -y g++ libssl-dev"),
+    ],
+)
+def test_missing_system_packages_are_named(what: str, message: str, tmp_path: pathlib.Path) -> None:
+    # An empty PATH hides apt and sudo, so nothing can be installed.
+    environment = {"PATH": str(tmp_path), "PYTHON": "/nowhere/python", "CXX": "no-such-compiler"}
+    command = ["/bin/bash", str(ROOT / "requirements" / "system.sh"), what]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stdout == ""
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:

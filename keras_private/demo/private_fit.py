@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +31,7 @@ class Recipe:
     learning_rate: float
     l2_norm_clip: float
     epsilon: float = 3.0
-    plain_epochs: int = 2
+    plain_epochs: int = 6
 
 
 QUICK = Recipe(epochs=14, batch_size=1024, learning_rate=2.5, l2_norm_clip=0.1)
@@ -78,12 +80,15 @@ def train(images: Images, recipe: Recipe, private: bool) -> Run:
         optimizer = tf.keras.optimizers.SGD(recipe.learning_rate, momentum=0.9)
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
     start = time.perf_counter()
+    ends: list[float] = []
+    clock = tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()))
     history = model.fit(
         images.x_train,
         images.y_train,
         batch_size=batch_size,
         epochs=epochs,
         validation_data=(images.x_test, images.y_test),
+        callbacks=[clock],
     ).history
     seconds = time.perf_counter() - start
     history = {name: [float(value) for value in values] for name, values in history.items()}
@@ -92,7 +97,8 @@ def train(images: Images, recipe: Recipe, private: bool) -> Run:
         accuracy=history["val_accuracy"][-1],
         epsilon=history["epsilon"][-1] if private else None,
         seconds=seconds,
-        seconds_per_example=seconds / (epochs * len(images.x_train)),
+        # The first epoch also traces, and calibrates the noise.
+        seconds_per_example=statistics.median(map(operator.sub, ends[1:], ends)) / len(images.x_train),
         history=history,
     )
 
