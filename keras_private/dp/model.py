@@ -44,6 +44,7 @@ class PrivateTraining(_Mixin):
         ledger: Any,
         accountant: str,
     ) -> None:
+        self._shapes: Any = None
         self._privacy: dict[str, Any] = {
             "epsilon": float(epsilon),
             "delta": float(delta),
@@ -144,7 +145,8 @@ class PrivateTraining(_Mixin):
         )
         self._build_on(sampler)
         self._calibrate(budget, sampler, (epochs - initial_epoch) * len(sampler))
-        return super().fit(
+        self._shapes = sampler.element_shapes
+        history = super().fit(
             sampler,
             epochs=epochs,
             verbose=verbose,
@@ -154,6 +156,9 @@ class PrivateTraining(_Mixin):
             initial_epoch=initial_epoch,
             **kwargs,
         )
+        # What a metric has summed up is exact and would be saved with the model.
+        self.reset_metrics()
+        return history
 
     def _build_on(self, sampler: PoissonSampler) -> None:
         """Gives a deferred model its weights, as Keras does on the first batch."""
@@ -179,9 +184,17 @@ class PrivateTraining(_Mixin):
             self.optimizer._recalibrate(noise_multiplier, sampler.batch_size)
         self.train_function = None
 
+    def _shaped(self, data: Any) -> Any:
+        """Gives the batch the shapes that Keras drops from a Sequence, and checks them at run time."""
+        if self._shapes is None:
+            return data
+        known = len(self._shapes)  # Keras may have added weights made from class_weight.
+        shaped = tf.nest.map_structure(tf.ensure_shape, tuple(data[:known]), self._shapes)
+        return (*shaped, *data[known:])
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """One private step on one Poisson draw."""
-        x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(self._shaped(data))
         with inlined_functions():
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight)

@@ -84,6 +84,13 @@ class PoissonSampler(tf.keras.utils.Sequence):
         """Probability that an example is in a draw, as drawn, rounded up to a float."""
         return self._sampling_probability
 
+    @property
+    def element_shapes(self) -> tuple[Any, ...]:
+        """tf.TensorShape of each array in an item, the batch axis left open."""
+        return tuple(
+            tf.nest.map_structure(lambda array: tf.TensorShape([None, *array.shape[1:]]), part) for part in self._parts
+        )
+
     def __len__(self) -> int:
         return self._steps
 

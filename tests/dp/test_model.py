@@ -271,3 +271,38 @@ def test_float64_and_bfloat16_policies_train():
         finally:
             tf.keras.mixed_precision.set_global_policy("float32")
         assert all(np.isfinite(weight.numpy()).all() for weight in private.weights)
+
+
+def test_shapes_of_the_data_are_known_while_tracing():
+    """Keras drops shapes from a Sequence; a deferred model that needs them must still train."""
+
+    class NeedsShapes(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = tf.keras.layers.Dense(2)
+
+        def call(self, x):
+            assert x.shape[1:] == (6,)
+            return self.dense(x)
+
+    x, y = data()
+    private = compiled(NeedsShapes())
+    private.fit(x, y, batch_size=24, epochs=1, verbose=0)
+    assert int(private.optimizer.steps_done) == 10
+
+
+def test_grouped_convolutions_are_refused_by_name():
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [tf.keras.Input((6, 6, 4)), layers.Conv2D(4, 3, groups=2, name="grouped"), layers.Flatten(), layers.Dense(2)]
+    )
+    private = compiled(model)
+    with pytest.raises(UnsupportedModelError, match="grouped"):
+        private.fit(np.zeros((48, 6, 6, 4), np.float32), np.zeros(48, np.int64), batch_size=8, verbose=0)
+
+
+def test_metric_state_is_not_kept_after_fit():
+    private = compiled()
+    x, y = data()
+    private.fit(x, y, batch_size=24, epochs=1, verbose=0)
+    assert all(not variable.numpy().any() for metric in private.metrics for variable in metric.variables)
