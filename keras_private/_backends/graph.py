@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework.func_graph import FuncGraph
 
+DECLARED_ROWS = "keras_private_declared_rows"
 FUNCTION_ATTRIBUTES = ("f", "body", "cond", "then_branch", "else_branch", "branches")
 
 
@@ -30,6 +31,18 @@ def resource_inside(graph: tf.Graph, handle: Any) -> Any:
         if not is_concrete(external) and resource_inside(external.graph, handle) is external:
             return placeholder
     return None
+
+
+def declare_rows(tensor: tf.Tensor) -> tf.Tensor:
+    """Declares `tensor` to hold one example per row, by construction, for proofs about its graph."""
+    declared = tf.identity(tensor)
+    declared.graph.add_to_collection(DECLARED_ROWS, declared.op.name)
+    return declared
+
+
+def declared_rows(graph: tf.Graph) -> set[str]:
+    """Names of the operations that `declare_rows` made in this graph."""
+    return set(graph.get_collection(DECLARED_ROWS))
 
 
 def is_concrete(tensor: Any) -> bool:

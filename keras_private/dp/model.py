@@ -12,6 +12,7 @@ from .._backends.graph import inlined_functions
 from ..errors import ConfigurationError, UnsupportedModelError
 from .accounting import calibrate_noise
 from .callbacks import PrivacyBudget
+from .empty import may_be_empty, with_a_row
 from .fit_arguments import callback_list, fold_class_weight, sampler_over, split_arrays
 from .optimizer import DPOptimizer
 from .sampling import PoissonSampler
@@ -45,6 +46,7 @@ class PrivateTraining(_Mixin):
         accountant: str,
     ) -> None:
         self._shapes: Any = None
+        self._may_be_empty = False
         self._privacy: dict[str, Any] = {
             "epsilon": float(epsilon),
             "delta": float(delta),
@@ -146,6 +148,7 @@ class PrivateTraining(_Mixin):
         self._build_on(sampler)
         self._calibrate(budget, sampler, (epochs - initial_epoch) * len(sampler))
         self._shapes = sampler.element_shapes
+        self._may_be_empty = may_be_empty(sampler.num_examples, sampler.sampling_probability)
         history = super().fit(
             sampler,
             epochs=epochs,
@@ -195,6 +198,8 @@ class PrivateTraining(_Mixin):
     def train_step(self, data: Any) -> dict[str, Any]:
         """One private step on one Poisson draw."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(self._shaped(data))
+        if self._may_be_empty and y is not None:
+            x, y, sample_weight = with_a_row(x, y, sample_weight)
         with inlined_functions():
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight)

@@ -30,6 +30,8 @@ class _Gate:
     def __init__(self) -> None:
         with tf.init_scope():
             self.steps_authorized = tf.Variable(UNLIMITED, trainable=False, dtype=tf.int64, name="authorized")
+            # Counted apart from steps_done, which a restored checkpoint winds back.
+            self.steps_run = tf.Variable(0, trainable=False, dtype=tf.int64, name="steps_run")
         self.closed = False
         self.issued: list[tf.Tensor] = []
         self.issued_in: Any = None
@@ -137,11 +139,14 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         """Closes the gate: from now on only steps given by `authorize` run."""
         if not self._gate.closed:
             self._gate.closed = True
-            self._gate.steps_authorized.assign(self.steps_done)
+            self._gate.steps_authorized.assign(self._gate.steps_run)
 
     def authorize(self, total_steps: int) -> None:
-        """Lets steps run until `steps_done` reaches `total_steps`."""
-        self._gate.steps_authorized.assign(total_steps)
+        """Lets steps run until `steps_done`, as it is now, has grown to `total_steps`.
+
+        A checkpoint that is restored later winds `steps_done` back, but lets no more steps run.
+        """
+        self._gate.steps_authorized.assign(self._gate.steps_run + total_steps - self.steps_done)
 
     def _recalibrate(self, noise_multiplier: float, expected_batch_size: float) -> None:
         """New noise for the next fit of a private model, which drops every step traced with the old noise."""
@@ -214,12 +219,15 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
 
     def _count_step(self) -> tf.Operation:
         authorized = tf.debugging.Assert(
-            self.steps_done < self._gate.steps_authorized,
+            self._gate.steps_run < self._gate.steps_authorized,
             ["Privacy budget: this step is not authorized and was not applied. steps_done:", self.steps_done],
             name="authorized",
         )
         with tf.control_dependencies([authorized]):
-            return self.steps_done.assign_add(1, read_value=False)
+            return tf.group(
+                self.steps_done.assign_add(1, read_value=False),
+                self._gate.steps_run.assign_add(1, read_value=False),
+            )
 
     @tf.autograph.experimental.do_not_convert
     def apply_gradients(
@@ -322,7 +330,8 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         """Epsilon at `delta` of all steps this optimizer has run, as recorded by its in-memory ledger.
 
         Steps that ran without a PrivacyBudget are charged without amplification: one record may have been in
-        every one of them. Adjacency: add or remove one example.
+        every one of them. Adjacency: zero out one example, which such a figure allows; charges of Poisson draws
+        hold for adding or removing one too.
         """
         from .accounting import epsilon
 

@@ -22,9 +22,7 @@ def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def sequential() -> tf.keras.Model:
     layers = tf.keras.layers
-    return tf.keras.Sequential(
-        [tf.keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(2)]
-    )
+    return tf.keras.Sequential([tf.keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(2)])
 
 
 class Subclassed(tf.keras.Model):
@@ -168,9 +166,7 @@ def test_class_and_sample_weights():
     private = compiled()
     x, y = data()
     weight = np.ones(EXAMPLES, np.float32)
-    private.fit(
-        x, y, batch_size=24, epochs=1, verbose=0, sample_weight=weight, class_weight={0: 1.0, 1: 2.0}
-    )
+    private.fit(x, y, batch_size=24, epochs=1, verbose=0, sample_weight=weight, class_weight={0: 1.0, 1: 2.0})
     assert int(private.optimizer.steps_done) == 10
 
 
@@ -196,8 +192,11 @@ def test_save_and_load_keep_architecture_budget_and_steps(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"run_eagerly": True}, "run_eagerly"), ({"jit_compile": True}, "jit_compile"),
-     ({"steps_per_execution": "auto"}, "steps_per_execution")],
+    [
+        ({"run_eagerly": True}, "run_eagerly"),
+        ({"jit_compile": True}, "jit_compile"),
+        ({"steps_per_execution": "auto"}, "steps_per_execution"),
+    ],
 )
 def test_compile_refuses_what_cannot_be_private(options, name):
     private = kp.make_private(sequential(), epsilon=1.0, delta=1e-4)
@@ -205,8 +204,17 @@ def test_compile_refuses_what_cannot_be_private(options, name):
         private.compile("sgd", loss="mse", **options)
 
 
-@pytest.mark.parametrize("bad", [{"epsilon": 0}, {"epsilon": -1.0}, {"delta": 0.0}, {"delta": 1.0},
-                                 {"l2_norm_clip": 0.0}, {"epsilon": float("nan")}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epsilon": 0},
+        {"epsilon": -1.0},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"l2_norm_clip": 0.0},
+        {"epsilon": float("nan")},
+    ],
+)
 def test_bad_numbers_are_refused(bad):
     with pytest.raises(ConfigurationError, match=next(iter(bad))):
         kp.make_private(sequential(), **{"epsilon": 1.0, "delta": 1e-4, **bad})
@@ -214,7 +222,9 @@ def test_bad_numbers_are_refused(bad):
 
 def test_batch_normalization_is_refused_with_the_way_out():
     layers = tf.keras.layers
-    model = tf.keras.Sequential([tf.keras.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.Dense(2)])
+    model = tf.keras.Sequential(
+        [tf.keras.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.Dense(2)]
+    )
     with pytest.raises(UnsupportedModelError, match=r"keras_private\.fix"):
         kp.make_private(model, epsilon=1.0, delta=1e-4)
     x, y = data()
@@ -235,10 +245,13 @@ def test_own_train_step_and_own_loss_are_refused():
             kp.make_private(model, epsilon=1.0, delta=1e-4)
 
 
-@pytest.mark.parametrize("make", [
-    lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(8),
-    lambda x, y: (batch for batch in [(x[:8], y[:8])]),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(8),
+        lambda x, y: (batch for batch in [(x[:8], y[:8])]),
+    ],
+)
 def test_data_that_does_not_say_how_it_samples_is_refused(make):
     private = compiled()
     with pytest.raises(ConfigurationError, match="PoissonSampler"):
@@ -294,7 +307,12 @@ def test_shapes_of_the_data_are_known_while_tracing():
 def test_grouped_convolutions_are_refused_by_name():
     layers = tf.keras.layers
     model = tf.keras.Sequential(
-        [tf.keras.Input((6, 6, 4)), layers.Conv2D(4, 3, groups=2, name="grouped"), layers.Flatten(), layers.Dense(2)]
+        [
+            tf.keras.Input((6, 6, 4)),
+            layers.Conv2D(4, 3, groups=2, name="grouped"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
     )
     private = compiled(model)
     with pytest.raises(UnsupportedModelError, match="grouped"):
@@ -306,3 +324,63 @@ def test_metric_state_is_not_kept_after_fit():
     x, y = data()
     private.fit(x, y, batch_size=24, epochs=1, verbose=0)
     assert all(not variable.numpy().any() for metric in private.metrics for variable in metric.variables)
+
+
+def test_empty_draws_still_take_their_noisy_step():
+    """One expected example a draw: more than a third of the draws are empty, and convolutions must bear it."""
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((6, 6, 1)),
+            layers.Conv2D(2, 3),
+            layers.MaxPool2D(2),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    private = compiled(model, noise_multiplier=1.0, epsilon=50.0)
+    x = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype(np.float32)
+    kernels = []
+    watch = tf.keras.callbacks.LambdaCallback(
+        on_batch_end=lambda batch, logs: kernels.append(model.layers[0].kernel.numpy())
+    )
+    private.fit(x, np.arange(64) % 2, batch_size=1, verbose=0, callbacks=[watch])
+    assert int(private.optimizer.steps_done) == 64
+    assert all(np.isfinite(kernel).all() for kernel in kernels)
+    assert all((one != other).all() for one, other in zip(kernels, kernels[1:]))
+
+
+def test_the_row_added_to_an_empty_batch_adds_nothing():
+    from keras_private.dp.empty import with_a_row
+
+    model = sequential()
+    model.compile(loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    optimizer = kp.DPOptimizer("sgd", 1.0, 0.0, 8)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6]), tf.TensorSpec([None], tf.int64)], autograph=False)
+    def gradients(x, y):
+        x, y, weight = with_a_row(x, y, None)
+        loss = model.compute_loss(x, y, model(x), weight)
+        return [gradient for gradient, _ in optimizer.compute_gradients(loss, model.trainable_variables)]
+
+    x, y = data()
+    assert all(not gradient.numpy().any() for gradient in gradients(x[:0], y[:0]))
+    assert all(gradient.numpy().any() for gradient in gradients(x[:4], y[:4]))
+
+
+def test_winding_steps_back_lets_no_more_steps_run():
+    optimizer = kp.DPOptimizer("sgd", 1.0, 0.0, 8)
+    weight = tf.Variable(tf.ones([3, 1]))
+
+    @tf.function
+    def step(x):
+        optimizer.minimize(tf.reduce_sum(x @ weight, axis=-1), [weight])
+
+    optimizer.gate()
+    optimizer.authorize(2)
+    x = tf.ones([4, 3])
+    step(x)
+    optimizer.steps_done.assign(0)
+    step(x)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not authorized"):
+        step(x)

@@ -35,6 +35,7 @@ class StepProof:
         self.context = Context(batch=_batch_size(graph))
         self._facts: dict[str, list[Fact]] = {}
         self._captures = tf_graph.captures_by_placeholder(graph)
+        self._declared = tf_graph.declared_rows(graph)
         self._outer: Optional[StepProof] = None
 
     def fact(self, tensor: tf.Tensor) -> Fact:
@@ -66,6 +67,8 @@ class StepProof:
             known = self._facts.get(tensor.op.name)
             # Only a loop of TensorFlow 1 control flow can reach an operation before its input.
             inputs.append(known[tensor.value_index] if known else all_mixed(op, "is part of a loop")[0])
+        if op.name in self._declared:
+            return [sources.data_rows(op.outputs[0], self.context)]
         if op.type == "BroadcastGradientArgs":
             return self._broadcast_gradient_args(op, inputs)
         rule = RULES.get(op.type)

@@ -13,6 +13,8 @@ def remedy_for(reason: str, default: str = KEEP_APART) -> str:
     """The way out for the cause that a MIXED fact names."""
     if "BatchNorm" in reason or "batch_norm" in reason:
         return "Replace BatchNormalization by GroupNormalization: model = keras_private.fix(model)."
+    if "TensorList" in reason or "While" in reason:
+        return "Unroll recurrent layers (unroll=True), or freeze them."
     if "nested function" in reason:
         return (
             "Use keras_private.make_private, which inlines tf.functions while tracing, unroll recurrent layers "
