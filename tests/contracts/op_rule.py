@@ -57,19 +57,21 @@ class OpRuleContract:
             metafunc.parametrize("case", range(len(self.variable_shapes)), indirect=True, scope="class")
 
     @pytest.fixture(scope="class")
-    def case(self, request: pytest.FixtureRequest) -> Case:
-        variable = tf.Variable(floats(*self.variable_shapes[request.param], seed=1), name="weight")
-        data = floats(BATCH, *self.data_shapes[request.param], seed=2)
+    @classmethod
+    def case(cls, request: pytest.FixtureRequest) -> Case:
+        rule = cls()
+        variable = tf.Variable(floats(*cls.variable_shapes[request.param], seed=1), name="weight")
+        data = floats(BATCH, *cls.data_shapes[request.param], seed=2)
 
         def loss_of(x: tf.Tensor) -> tf.Tensor:
-            output = self.call(x, variable)
+            output = rule.call(x, variable)
             flat = tf.reshape(output, [tf.shape(x)[0], int(np.prod(output.shape[1:]))])
             return tf.reduce_sum(tf.sin(flat) + 0.3 * tf.square(flat), axis=1)
 
         types: list[str] = []
 
         def traced(static: bool) -> Callable[..., tuple[np.ndarray, tf.Tensor]]:
-            @tf.function
+            @tf.function(autograph=False)
             def graph(weights: tf.Tensor, keep: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 step = traced_step(loss_of(x), [variable])
                 types[:] = [use.op.type for use in step.plan.uses]

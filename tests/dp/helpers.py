@@ -109,7 +109,7 @@ def stepper(
     optimizer = dp(clip, divisor, noise)
     missing: list[bool] = []
 
-    @tf.function(input_signature=specs(data, static))
+    @tf.function(input_signature=specs(data, static), autograph=False)
     def step(*tensors: tf.Tensor) -> list[tf.Tensor]:
         pairs = optimizer.compute_gradients(loss_of(*tensors), variables)
         missing[:] = [gradient is None for gradient, _ in pairs]
@@ -135,7 +135,7 @@ def rowwise(
 ) -> Callable[..., list[np.ndarray]]:
     """Runs a proven step and returns input and output gradient of every covered operation, by example."""
 
-    @tf.function(input_signature=specs(data, static))
+    @tf.function(input_signature=specs(data, static), autograph=False)
     def rows(*tensors: tf.Tensor) -> list[tf.Tensor]:
         return traced_step(loss_of(*tensors), variables).rows()
 
@@ -147,7 +147,7 @@ def proven(
 ) -> tf.types.experimental.ConcreteFunction:
     """The graph of use(traced step) for data of these shapes."""
 
-    @tf.function(input_signature=list(shapes))
+    @tf.function(input_signature=list(shapes), autograph=False)
     def trace(*tensors: tf.Tensor) -> Any:
         step: TracedStep = traced_step(loss_of(*tensors), variables)
         return use(step)
@@ -162,7 +162,8 @@ def fact_of(function: Callable[..., tf.Tensor], *shapes: Any, dtype: tf.DType = 
     @tf.function(
         input_signature=[
             item if isinstance(item, tf.TensorSpec) else tf.TensorSpec(item, dtype) for item in shapes
-        ]
+        ],
+        autograph=False,
     )
     def trace(*tensors: tf.Tensor) -> tf.Tensor:
         result = function(*tensors)

@@ -78,7 +78,9 @@ def test_symbolic_broadcast_gradient_axes_equal_tensorflows(left, right):
     if any(a != b and 1 not in (a, b) for a, b in zip(*padded)):
         return
     found = broadcast_gradient_axes([Dim.of(n) for n in left], [Dim.of(n) for n in right])
-    expected = tf.raw_ops.BroadcastGradientArgs(s0=tf.constant(left, tf.int32), s1=tf.constant(right, tf.int32))
+    expected = tf.raw_ops.BroadcastGradientArgs(
+        s0=tf.constant(left, tf.int32), s1=tf.constant(right, tf.int32)
+    )
     for mine, theirs, shape in zip(found, expected, padded):
         both_one = {axis for axis in range(rank) if padded[0][axis] == padded[1][axis] == 1}
         assert set(mine) - both_one == set(theirs.numpy()) - both_one, shape
@@ -107,7 +109,6 @@ MIXING: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "reverse": lambda x: tf.reverse(x, [0]),
     "roll": lambda x: tf.roll(x, 1, axis=0),
     "sort": lambda x: tf.sort(x, axis=0),
-    "sort over another axis, which has no rule": lambda x: tf.sort(x, axis=1, direction="ASCENDING"),
     "unique": lambda x: tf.unique(tf.reshape(x, [-1]))[0],
     "inverse": lambda x: tf.linalg.inv(x[:, :, :3]),
     "softmax over the batch": lambda x: tf.nn.softmax(x, axis=0),
@@ -127,8 +128,12 @@ MIXING: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "half of the batch to another axis": lambda x: tf.reshape(x, [-1, 2, 3, 4]),
     "unknown axis count squeezed": lambda x: tf.squeeze(x[:, :1]),
     "scaled by the batch size": lambda x: x / tf.cast(tf.shape(x)[0], tf.float32),
-    "numbered by position": lambda x: x * tf.reshape(tf.cast(tf.range(tf.shape(x)[0]), tf.float32), [-1, 1, 1]),
-    "py_function": lambda x: tf.ensure_shape(tf.py_function(lambda y: y - tf.reduce_mean(y), [x], tf.float32), ROW),
+    "numbered by position": lambda x: (
+        x * tf.reshape(tf.cast(tf.range(tf.shape(x)[0]), tf.float32), [-1, 1, 1])
+    ),
+    "py_function": lambda x: tf.ensure_shape(
+        tf.py_function(lambda y: y - tf.reduce_mean(y), [x], tf.float32), ROW
+    ),
     "numpy_function": lambda x: tf.ensure_shape(tf.numpy_function(lambda y: y[::-1], [x], tf.float32), ROW),
     "map_fn": lambda x: tf.map_fn(lambda row: 2.0 * row, x),
     "while loop": lambda x: tf.while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, y[::-1]), [0, x])[1],
@@ -178,6 +183,7 @@ KEEPING: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], int, str]] = {
     "right of a product": (lambda x: tf.matmul(tf.constant(floats(2, 4)), x[:, 0], transpose_b=True), 1, "1"),
     "clipped": (lambda x: tf.clip_by_value(x, -1.0, 1.0), 0, "1"),
     "norms": (lambda x: tf.linalg.norm(x, axis=-1), 0, "1"),
+    "sorted within": (lambda x: tf.sort(x, axis=1), 0, "1"),
     "stop gradient": (tf.stop_gradient, 0, "1"),
 }
 
@@ -239,7 +245,7 @@ def test_data_without_a_batch_axis_is_mixed():
 def select_by_row(x: tf.Tensor) -> tf.Tensor:
     """Version 1 of Select pairs a vector condition with axis 0, not with the last axis as broadcasting does."""
     rows = tf.transpose(x[:, 0])
-    return tf.raw_ops.Select(condition=x[:, 0, 0] > 0, t=rows, e=-rows)
+    return tf.raw_ops.Select(condition=x[:, 0, 0] > 0, x=rows, y=-rows)
 
 
 TABLE = floats(4, 4)
@@ -286,10 +292,8 @@ DECIDED_BY_ALL: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], tuple[Optional
         ROW,
     ),
 }
-IGNORES = "the transfer rule looks at its data input only, not at an index, axis, size or condition computed from data"
 
 
-@pytest.mark.xfail(strict=True, reason=IGNORES)
 @pytest.mark.parametrize("name", DECIDED_BY_ALL)
 def test_an_index_axis_or_size_that_all_examples_decide_is_seen(name):
     function, shape = DECIDED_BY_ALL[name]
@@ -297,7 +301,6 @@ def test_an_index_axis_or_size_that_all_examples_decide_is_seen(name):
     assert fact.is_mixed, fact
 
 
-@pytest.mark.xfail(strict=True, reason="broadcast_dims takes the first of two unlike sizes, though one of them may be 1")
 def test_a_size_that_broadcasting_may_stretch_is_not_known():
     """With one position at run time the sum has 5: what is then called one example's entry is five."""
 
@@ -308,7 +311,6 @@ def test_a_size_that_broadcasting_may_stretch_is_not_known():
     assert fact_of(stretched, (None, None)).is_mixed
 
 
-@pytest.mark.xfail(strict=True, reason="context.row indexes dims of the input's rank with the output's axes")
 @pytest.mark.parametrize(
     "function",
     [lambda x: tf.bitcast(x, tf.uint8), lambda x: tf.random.gamma(tf.shape(x)[:1], [1.0, 2.0]) * x[:, 0, :2]],
@@ -375,7 +377,17 @@ def operation(function: Callable[[Graph], Any]) -> Callable[[Graph], Any]:
 
 @operation
 def entrywise(graph: Graph) -> Any:
-    functions = [tf.nn.relu, tf.tanh, tf.abs, tf.square, tf.sign, tf.floor, tf.nn.softplus, tf.zeros_like, tf.nn.elu]
+    functions = [
+        tf.nn.relu,
+        tf.tanh,
+        tf.abs,
+        tf.square,
+        tf.sign,
+        tf.floor,
+        tf.nn.softplus,
+        tf.zeros_like,
+        tf.nn.elu,
+    ]
     return graph.random.choice(functions)(graph.pick())
 
 
@@ -418,7 +430,11 @@ def reshaped(graph: Graph) -> Any:
     static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
     sizes = [dynamic[axis] if size is None else size for axis, size in enumerate(static)]
     place = graph.axis(tensor)
-    merged = [*sizes[:place], sizes[place] * sizes[place + 1], *sizes[place + 2 :]] if place + 1 < len(sizes) else [-1]
+    merged = (
+        [*sizes[:place], sizes[place] * sizes[place + 1], *sizes[place + 2 :]]
+        if place + 1 < len(sizes)
+        else [-1]
+    )
     factor = graph.random.choice([2, 3, 4])
     targets = [
         [-1],
@@ -491,7 +507,9 @@ def cut(graph: Graph) -> Any:
     tensor = graph.pick()
     axis = graph.axis(tensor)
     index: list[Any] = [slice(None)] * tensor.shape.rank
-    index[axis] = graph.random.choice([0, -1, slice(1, None), slice(None, 2), slice(None, None, -1), slice(0, 4, 2)])
+    index[axis] = graph.random.choice(
+        [0, -1, slice(1, None), slice(None, 2), slice(None, None, -1), slice(0, 4, 2)]
+    )
     if graph.random.random() < 0.3:
         index.insert(graph.random.randrange(len(index)), tf.newaxis)
     if graph.random.random() < 0.3:
@@ -500,7 +518,9 @@ def cut(graph: Graph) -> Any:
         lambda: tensor[tuple(index)],
         lambda: tf.split(tensor, 2, axis)[graph.random.randrange(2)],
         lambda: tf.unstack(tensor, axis=axis)[-1],
-        lambda: tf.slice(tensor, [0] * tensor.shape.rank, [2 if n == axis else -1 for n in range(tensor.shape.rank)]),
+        lambda: tf.slice(
+            tensor, [0] * tensor.shape.rank, [2 if n == axis else -1 for n in range(tensor.shape.rank)]
+        ),
         lambda: tf.gather(tensor, graph.random.choice([[0], [1, 0, 1], [[0, 1], [1, 1]]]), axis=axis),
     ]
     return graph.random.choice(functions)()
@@ -559,7 +579,9 @@ def blocked(graph: Graph) -> Any:
     functions = [
         lambda: tf.space_to_batch(tensor, [block], [[0, 0]]),
         lambda: tf.batch_to_space(tensor, [block], [[0, 0]]),
-        lambda: tf.batch_to_space(tf.nn.relu(tf.space_to_batch(tensor, [block], [[0, 0]])), [block], [[0, 0]]),
+        lambda: tf.batch_to_space(
+            tf.nn.relu(tf.space_to_batch(tensor, [block], [[0, 0]])), [block], [[0, 0]]
+        ),
     ]
     return graph.random.choice(functions)()
 
@@ -626,7 +648,7 @@ def check(seed: int, signature: Sequence[tuple[Optional[int], ...]], steps: int 
     graph = Graph(seed, OPERATIONS)
     claims: list[Claim] = []
 
-    @tf.function(input_signature=[tf.TensorSpec(shape) for shape in signature])
+    @tf.function(input_signature=[tf.TensorSpec(shape) for shape in signature], autograph=False)
     def trace(*data: tf.Tensor) -> Any:
         graph.grow(data, steps)
         proof = StepProof(data[0].graph)
@@ -696,14 +718,18 @@ def size_of(proof: StepProof, dim: Dim) -> tf.Tensor:
 def split(value: np.ndarray, axis: int, before: int, batch: int, after: int, where: str) -> np.ndarray:
     """[before, batch, after, rest] as the claim reads the tensor."""
     moved = np.moveaxis(value, axis, 0)
-    assert moved.shape[0] == before * batch * after, f"{where}: {value.shape} axis {axis} is not {before}*{batch}*{after}"
+    assert moved.shape[0] == before * batch * after, (
+        f"{where}: {value.shape} axis {axis} is not {before}*{batch}*{after}"
+    )
     return moved.reshape(int(before), batch, int(after), -1)
 
 
 def check_dims(fact: Fact, value: np.ndarray, batch: int, where: str) -> None:
     for axis, dim in enumerate(fact.dims or ()):
         if dim is not None and all(name == BATCH for name, _ in dim.powers):
-            assert number(dim, {BATCH: batch}) == value.shape[axis], f"{where}: claims size {dim} on axis {axis}"
+            assert number(dim, {BATCH: batch}) == value.shape[axis], (
+                f"{where}: claims size {dim} on axis {axis}"
+            )
 
 
 def draws(tensor: tf.Tensor) -> bool:

@@ -12,7 +12,8 @@ from ..._backends import graph as tf_graph
 from . import elementwise, linear, reductions, shapes, sources
 from .dims import BATCH, Dim
 from .facts import Fact, Kind
-from .registry import RULES, Context, all_mixed, first_mixed, without_rows
+from .registry import RULES, Context, all_mixed, without_rows
+from .steering import settled
 from .values import as_dims, broadcast_gradient_axes, evaluate, static_value
 
 RULE_MODULES = (elementwise, linear, reductions, shapes, sources)
@@ -71,22 +72,18 @@ class StepProof:
             return [sources.data_rows(op.outputs[0], self.context)]
         if op.type == "BroadcastGradientArgs":
             return self._broadcast_gradient_args(op, inputs)
-        rule = RULES.get(op.type)
-        if rule is not None:
+        results = settled(op, inputs, self.context)
+        if results is None:
+            rule = RULES.get(op.type, self._without_rule)
             results = rule(op, inputs, self.context)
-        else:
-            results = self._without_rule(op, inputs)
         return self._with_value(op, inputs, results)
 
-    def _without_rule(self, op: tf.Operation, inputs: list[Fact]) -> list[Fact]:
-        tainted = first_mixed(inputs)
-        if tainted is not None:
-            return [tainted for _ in op.outputs]
+    def _without_rule(self, op: tf.Operation, inputs: list[Fact], context: Context) -> list[Fact]:
         hides = "hides what it does with examples in a nested function"
         if tf_graph.is_stateful(op):
             how = hides if tf_graph.is_function_call(op) else "reads or keeps state that the proof does not see"
             return all_mixed(op, how)
-        done = without_rows(op, inputs, self.context)
+        done = without_rows(op, inputs, context)
         if done is not None:
             return done
         if tf_graph.is_function_call(op):

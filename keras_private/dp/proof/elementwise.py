@@ -12,7 +12,7 @@ from .facts import Fact, Kind
 from .registry import Context, all_mixed, transfer, without_rows
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Bitcast Cast Ceil CheckNumerics Cos Cosh Digamma Elu EnsureShape "
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil CheckNumerics Cos Cosh Digamma Elu EnsureShape "
     "Erf Erfc Erfinv Exp Expm1 Floor Identity Inv IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogicalNot Neg "
     "OnesLike PreventGradient Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Snapshot "
     "Softplus Softsign Sqrt Square StopGradient Tan Tanh ZerosLike"
@@ -57,8 +57,11 @@ def broadcast_dims(facts: list[Fact], rank: int) -> tuple[Optional[Dim], ...]:
             for fact in facts
             if fact.dims is not None and len(fact.dims) >= from_right
         ]
-        larger = [dim for dim in candidates if dim is None or not dim.is_one]
-        result.append((larger or candidates or [None])[0])
+        larger = {dim for dim in candidates if dim is None or not dim.is_one}
+        # A size known only at run time may be 1 there, and stretched to any other.
+        numbers = {dim for dim in larger if dim is not None and dim.is_number}
+        known = numbers or larger or set(candidates)
+        result.append(known.pop() if len(known) == 1 else None)
     return tuple(result)
 
 
@@ -70,6 +73,8 @@ def broadcasting(op: tf.Operation, facts: list[Fact], context: Context) -> list[
     output = op.outputs[0]
     if output.shape.rank is None or any(fact.dims is None for fact in facts):
         return all_mixed(op, "has an input of unknown rank")
+    if op.type == "Select" and len({len(fact.dims or ()) for fact in facts}) > 1:
+        return all_mixed(op, "pairs a condition of fewer axes with the first axis (use tf.where)")
     rows = [fact for fact in facts if fact.is_row]
     from_right = {len(fact.dims or ()) - fact.axis for fact in rows}
     if len(from_right) > 1 or len({fact.share for fact in rows}) > 1:

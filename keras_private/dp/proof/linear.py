@@ -45,6 +45,12 @@ def batch_first(op: tf.Operation, facts: list[Fact], context: Context) -> list[F
     rows = [fact for position, fact in enumerate(facts) if position not in shapes + weights]
     if any(not facts[position].is_public for position in weights):
         return all_mixed(op, "uses a filter that depends on examples")
+    for position in shapes:
+        named = facts[position]
+        if named.kind is Kind.SIZE and (
+            named.value is None or any(dim.has_batch for dim in named.value.reshape(-1)[1:])
+        ):
+            return all_mixed(op, "lets the number of examples decide the size of an image")
     if not all(fact.is_row and fact.axis == 0 for fact in rows):
         return all_mixed(op, "needs the batch on axis 0 of every data input")
     if len({fact.share for fact in rows}) > 1:
@@ -106,10 +112,12 @@ def batch_mat_mul(op: tf.Operation, facts: list[Fact], context: Context) -> list
 
 @transfer("Softmax", "LogSoftmax", "TopKV2", "InTopKV2")
 def along_last_axis(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
-    done = without_rows(op, facts[:1], context)
+    done = without_rows(op, facts, context)
     if done is not None:
         return done
     fact = facts[0]
+    if not fact.is_row:
+        return all_mixed(op, "pairs examples with what is public")
     if op.type == "InTopKV2" and not (facts[1].is_row and facts[1].share == fact.share):
         return all_mixed(op, "pairs predictions and labels of different examples")
     if fact.dims is None or fact.axis == len(fact.dims) - 1:

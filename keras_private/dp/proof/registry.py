@@ -50,6 +50,8 @@ class Context:
             static = dims
         if static is None or axis >= len(static):
             return Fact(Kind.MIXED, reason=f"'{tensor.name}' has an unknown number of axes")
+        if dims is not None and len(dims) != len(static):
+            dims = None
         known = list(static)
         for position in range(len(known)):
             if position == axis:
@@ -58,6 +60,8 @@ class Context:
                 known[position] = dims[position]
             elif known[position] is None:
                 known[position] = self.symbol_for(tensor, position) if tensor.shape.rank else None
+        if any(dim is not None and dim.has_batch for place, dim in enumerate(known) if place != axis):
+            return Fact(Kind.MIXED, reason=f"'{tensor.name}' has a second axis as long as the batch")
         return Fact(Kind.ROW, axis=axis, share=share, dims=tuple(known))
 
 

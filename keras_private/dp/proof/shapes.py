@@ -219,6 +219,8 @@ def slice_(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
     fact, begin, size = facts
     if fact.dims is None or begin.value is None or size.value is None:
         return all_mixed(op, UNKNOWN_SHAPE)
+    if any(dim.has_batch for place, dim in enumerate(size.value.reshape(-1)) if place != fact.axis):
+        return all_mixed(op, "lets the number of examples decide how much it takes of another axis")
     start, length = begin.value.reshape(-1)[fact.axis], size.value.reshape(-1)[fact.axis]
     whole = length == Dim.of(-1) or length == fact.dims[fact.axis]
     if start != Dim.of(0) or not whole:

@@ -10,7 +10,7 @@ from .registry import Context, all_mixed, first_mixed, transfer, without_rows
 from .shapes import filled
 
 FRESH_NOISE = (
-    "ParameterizedTruncatedNormal RandomGamma RandomStandardNormal RandomUniform RandomUniformInt "
+    "ParameterizedTruncatedNormal RandomStandardNormal RandomUniform RandomUniformInt "
     "TruncatedNormal"
 ).split()
 KEYED_NOISE = (
@@ -85,7 +85,8 @@ def _advances_each_run(op: tf.Operation) -> bool:
 def noise(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
     """Fresh noise is independent entry by entry: removing an example leaves the law of the rest as it was."""
     tainted = first_mixed(facts)
-    if tainted is not None or any(fact.is_row for fact in facts):
+    steady = all(fact.is_public for fact in facts[1:])
+    if tainted is not None or facts[0].is_row or not steady:
         return all_mixed(op, "draws noise with parameters that depend on examples")
     if op.type in KEYED_NOISE and not _advances_each_run(op):
         return all_mixed(op, "repeats one mask by position in the batch, because its seed is fixed")
