@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.func_graph import FuncGraph
+from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
 DECLARED_ROWS = "keras_private_declared_rows"
 FUNCTION_ATTRIBUTES = ("f", "body", "cond", "then_branch", "else_branch", "branches")
@@ -52,6 +53,15 @@ def is_concrete(tensor: Any) -> bool:
 def is_nested(graph: tf.Graph) -> bool:
     """Whether `graph` is the body of a function that another traced function calls."""
     return isinstance(graph, FuncGraph) and isinstance(graph.outer_graph, FuncGraph)
+
+
+def is_branch(graph: Any) -> bool:
+    """Whether `graph`, or one around it, is a branch of tf.cond or tf.case: whether it runs is decided elsewhere."""
+    while isinstance(graph, FuncGraph):
+        if isinstance(graph, CondBranchFuncGraph):
+            return True
+        graph = graph.outer_graph
+    return False
 
 
 def is_function_call(op: tf.Operation) -> bool:

@@ -213,7 +213,16 @@ def _public_gradients(
             tf.gradients([term.tensor for term in terms], present, grad_ys=seeds),
         )
     )
-    return [
+    gradients = [
         None if handle is None or found[handle.name] is None else tf.convert_to_tensor(found[handle.name])
         for handle in handles
     ]
+    for variable, gradient in zip(variables, gradients):
+        if gradient is not None and not proof.fact(gradient).is_public:
+            raise UnsupportedModelError(
+                f"the gradient of a term without examples with respect to '{variable.name}' depends on examples: "
+                f"{proof.fact(gradient).reason or 'a custom gradient brings them in'}.",
+                expected="regularizers whose gradient sees weights only",
+                remedy="Remove the custom gradient.",
+            )
+    return gradients

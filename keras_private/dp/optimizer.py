@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 import tensorflow as tf
 
+from .._backends import graph as tf_graph
 from ..errors import ConfigurationError, GradientSourceError, UnsupportedModelError
 from .engine import coordinates_of, private_gradients
 from .mechanisms import GaussianMechanism
@@ -369,6 +370,12 @@ def _require_graph(loss: Any) -> None:
             "loop), where there is no graph to prove private.",
             expected="a train step traced by tf.function, as model.fit does by default",
             remedy="Leave run_eagerly unset, or put your loop's step into a tf.function.",
+        )
+    if tf_graph.is_branch(loss.graph):
+        raise UnsupportedModelError(
+            "the training step stands in a branch of tf.cond, so that data could decide whether it runs.",
+            expected="a step that runs, and is charged, whatever the data",
+            remedy="Call minimize outside tf.cond.",
         )
     if tf.distribute.has_strategy():
         raise UnsupportedModelError(

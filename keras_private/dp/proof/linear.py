@@ -178,8 +178,23 @@ def _per_channel(op: tf.Operation, facts: list[Fact], context: Context) -> list[
     ]
 
 
+def _frozen_grad(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
+    """With fixed statistics the gradient is scaled channel by channel; those of scale and offset sum the batch."""
+    done = without_rows(op, facts[:5], context)
+    if done is not None:
+        return done
+    rows, parameters = facts[:2], facts[2:5]
+    shares = {fact.share for fact in rows}
+    apart = all(fact.is_row and fact.axis == 0 for fact in rows) and len(shares) == 1
+    if not (apart and all(fact.is_public for fact in parameters)):
+        return all_mixed(op, "normalizes with values that depend on examples")
+    return [context.row(op.outputs[0], 0, shares.pop(), rows[1].dims), *all_mixed(op, "sums over the batch")[1:]]
+
+
 @transfer("FusedBatchNormGradV3")
 def fused_batch_norm_grad(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
+    if not op.get_attr("is_training"):
+        return _frozen_grad(op, facts, context)
     internal = facts[5]
     done = without_rows(op, facts[:5], context)
     if done is not None:

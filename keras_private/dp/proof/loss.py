@@ -56,6 +56,8 @@ def take_apart(proof: StepProof, loss: tf.Tensor) -> LossTerms:
         tensor, factor = waiting.pop()
         fact = proof.fact(tensor)
         if fact.is_public:
+            if factor.has_batch and _is_zero(fact):
+                continue
             if factor.has_batch:
                 raise _refusal(tensor.op, "scales a term without examples by the realised batch size")
             public.append(LossTerm(tensor, factor, 0))
@@ -76,6 +78,10 @@ def take_apart(proof: StepProof, loss: tf.Tensor) -> LossTerms:
             remedy="Give all losses the same reduction.",
         )
     return LossTerms(tuple(rows), tuple(public))
+
+
+def _is_zero(fact: Fact) -> bool:
+    return fact.value is not None and all(dim.coefficient == 0 for dim in fact.value.reshape(-1))
 
 
 def _row_term(tensor: tf.Tensor, factor: Dim) -> LossTerm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from ..._backends import graph as tf_graph
 from .facts import SINGLE, Fact, Kind
 from .registry import Context, all_mixed, first_mixed, transfer, without_rows
 from .shapes import filled
@@ -43,7 +44,14 @@ def constant(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact
     return [Fact(Kind.PUBLIC, dims=context.static_dims(output), positionless=uniform)]
 
 
-@transfer("ReadVariableOp", "VarHandleOp", "VariableShape", "VarIsInitializedOp", "NoOp")
+@transfer("ReadVariableOp")
+def read_variable(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
+    if tf_graph.made_by_keras_metric(op):
+        return all_mixed(op, "reads what a Keras metric keeps of the data")
+    return public_state(op, facts, context)
+
+
+@transfer("VarHandleOp", "VariableShape", "VarIsInitializedOp", "NoOp")
 def public_state(op: tf.Operation, facts: list[Fact], context: Context) -> list[Fact]:
     tainted = first_mixed(facts)
     if tainted is not None:

@@ -217,6 +217,11 @@ def _reshape(op: tf.Operation, values: list[Array]) -> Array:
     return values[0].reshape(integers(values[1]))
 
 
+@value_rule("Transpose")
+def _transpose(op: tf.Operation, values: list[Array]) -> Array:
+    return np.transpose(values[0], integers(values[1]))
+
+
 @value_rule("GatherV2")
 def _gather(op: tf.Operation, values: list[Array]) -> Array:
     indices = np.asarray(integers(values[1])).reshape(values[1].shape)
