@@ -92,7 +92,6 @@ class DividedByWeights(losses.Loss):
 
 MIXING_LAYERS = {
     "centring": Centred(),
-    "batch on another axis at a Dense": layers.Lambda(lambda x: tf.transpose(x)),
     "scaled by the realised batch size": layers.Lambda(lambda x: x / tf.cast(tf.shape(x)[0], tf.float32)),
     "concatenated batch": layers.Lambda(lambda x: tf.concat([x, x], axis=0)[: tf.shape(x)[0]]),
     "shuffled batch": layers.Lambda(lambda x: tf.random.shuffle(x)),
