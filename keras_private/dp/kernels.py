@@ -82,6 +82,21 @@ def conv2d_example_gradients(
     return gradients, _stock_squared_norms(gradients, [1, 2])
 
 
+def output_size(images: tf.Tensor, geometry: ConvGeometry) -> list[tf.Tensor]:
+    """Height and width of what a convolution makes of `images`, as scalar int32 tensors."""
+    sizes = []
+    for axis in (0, 1):
+        size, stride = tf.shape(images)[1 + axis], geometry.strides[axis]
+        if geometry.padding == "SAME":
+            sizes.append((size + stride - 1) // stride)
+            continue
+        if geometry.padding == "EXPLICIT":
+            size += sum(geometry.explicit_paddings[2 * axis : 2 * axis + 2])
+        reach = (geometry.kernel_size[axis] - 1) * geometry.dilations[axis] + 1
+        sizes.append(tf.maximum((size - reach) // stride + 1, 0))
+    return sizes
+
+
 def conv2d_example_norms(
     images: tf.Tensor, output_gradient: tf.Tensor, geometry: ConvGeometry, layout: Layout
 ) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ...errors import UnsupportedOpError
-from ..kernels import ConvGeometry, Layout, conv2d_example_gradients, patches_over_time
+from ..kernels import ConvGeometry, Layout, conv2d_example_gradients, output_size, patches_over_time
 from .matmul import over_time
 from .registry import Contribution, Factored, Instantiated, Use, op_rule
 
@@ -32,12 +32,16 @@ def conv2d(use: Use) -> Contribution:
         padding=padding,
         explicit_paddings=tuple(op.get_attr("explicit_paddings")[2:6]) if padding == "EXPLICIT" else (),
     )
+    # oneDNN's convolutions give an empty batch a wrong shape; for any other batch this changes nothing.
+    places = output_size(images, geometry)
+    output_gradient = tf.reshape(use.output_gradient, tf.stack([tf.shape(images)[0], *places, filters]))
+    output_gradient.set_shape(use.output_gradient.shape)
     layout = Layout(use.before, use.batch, use.after)
     if _gram_saves_memory(use, height * width * channels, filters):
         return Factored(
-            patches_over_time(images, geometry, layout), over_time(use.by_example(use.output_gradient))
+            patches_over_time(images, geometry, layout), over_time(use.by_example(output_gradient))
         )
-    gradient, squared_norms = conv2d_example_gradients(images, use.output_gradient, geometry, layout)
+    gradient, squared_norms = conv2d_example_gradients(images, output_gradient, geometry, layout)
     return Instantiated(gradient, squared_norms)
 
 
