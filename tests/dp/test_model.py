@@ -304,6 +304,15 @@ def test_shapes_of_the_data_are_known_while_tracing():
     assert int(private.optimizer.steps_done) == 10
 
 
+def test_a_reshape_by_the_static_shape_keeps_examples_apart():
+    """Flatten right after the data: its target is a number that only the checked shape explains."""
+    layers = tf.keras.layers
+    private = compiled(tf.keras.Sequential([tf.keras.Input((2, 3, 1)), layers.Flatten(), layers.Dense(2)]))
+    x, y = data()
+    private.fit(x.reshape(-1, 2, 3, 1), y, batch_size=24, epochs=1, verbose=0)
+    assert int(private.optimizer.steps_done) == 10
+
+
 def test_grouped_convolutions_are_refused_by_name():
     layers = tf.keras.layers
     model = tf.keras.Sequential(

@@ -437,6 +437,43 @@ def test_a_step_in_a_branch_that_data_chose():
         step.get_concrete_function(tf.TensorSpec([None, 5]))
 
 
+@pytest.mark.xfail(strict=True, reason="the condition of a loop around the step is not looked at")
+def test_a_loop_whose_length_data_decides():
+    kernel, optimizer = tf.Variable(floats(5, 2)), dp()
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor) -> Any:
+        def train(done: tf.Tensor) -> tf.Tensor:
+            optimizer.minimize(tf.reduce_sum(tf.matmul(x, kernel), 1), [kernel])
+            return done + 1.0
+
+        return tf.while_loop(lambda done: done < tf.reduce_mean(x), train, [0.0])
+
+    with pytest.raises(PrivacyError):
+        step.get_concrete_function(tf.TensorSpec([None, 5]))
+
+
+@pytest.mark.xfail(strict=True, reason="a variable read outside the loop's body is not found in it: gradient silently zero")
+def test_a_variable_read_outside_the_graph_of_the_loss():
+    kernel, optimizer = tf.Variable(floats(5, 2)), dp()
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor) -> Any:
+        value = tf.convert_to_tensor(kernel)
+
+        def train(count: tf.Tensor) -> tf.Tensor:
+            output = tf.matmul(x, value) + 0.0 * tf.matmul(x, kernel)
+            optimizer.minimize(tf.reduce_sum(output, 1), [kernel])
+            return count + 1
+
+        return tf.while_loop(lambda count: count < 1, train, [0])
+
+    before = kernel.numpy()
+    with pytest.raises(PrivacyError):
+        step(tf.constant(floats(4, 5)))
+    np.testing.assert_array_equal(before, kernel)
+
+
 # Gradients from outside.
 
 

@@ -53,12 +53,14 @@ class Context:
         if dims is not None and len(dims) != len(static):
             dims = None
         known = list(static)
-        for position in range(len(known)):
+        for position, inferred in enumerate(static):
             if position == axis:
                 known[position] = share.entries * self.batch
+            elif inferred is not None and inferred.is_number:
+                continue
             elif dims is not None and dims[position] is not None:
                 known[position] = dims[position]
-            elif known[position] is None:
+            elif inferred is None:
                 known[position] = self.symbol_for(tensor, position) if tensor.shape.rank else None
         if any(dim is not None and dim.has_batch for place, dim in enumerate(known) if place != axis):
             return Fact(Kind.MIXED, reason=f"'{tensor.name}' has a second axis as long as the batch")
