@@ -453,7 +453,9 @@ def test_a_loop_whose_length_data_decides():
         step.get_concrete_function(tf.TensorSpec([None, 5]))
 
 
-@pytest.mark.xfail(strict=True, reason="a variable read outside the loop's body is not found in it: gradient silently zero")
+@pytest.mark.xfail(
+    strict=True, reason="a variable read outside the loop's body is not found in it: gradient silently zero"
+)
 def test_a_variable_read_outside_the_graph_of_the_loss():
     kernel, optimizer = tf.Variable(floats(5, 2)), dp()
 
