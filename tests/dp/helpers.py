@@ -27,14 +27,10 @@ def specs(data: Sequence[np.ndarray], static: bool = False) -> list[tf.TensorSpe
     return [tf.TensorSpec([len(item) if static else None, *item.shape[1:]], item.dtype) for item in data]
 
 
-def dp(
-    clip: float = 1.0, divisor: float = 4.0, noise: float = 0.0, inner: Any = None, **options: Any
-) -> DPOptimizer:
+def dp(clip: float = 1.0, divisor: float = 4.0, noise: float = 0.0, inner: Any = None, **options: Any) -> DPOptimizer:
     """A DPOptimizer whose update is minus its gradient."""
     inner = inner or tf.keras.optimizers.SGD(1.0)
-    return DPOptimizer(
-        inner, l2_norm_clip=clip, noise_multiplier=noise, expected_batch_size=divisor, **options
-    )
+    return DPOptimizer(inner, l2_norm_clip=clip, noise_multiplier=noise, expected_batch_size=divisor, **options)
 
 
 # The reference: one example at a time, clipped whole, in float64.
@@ -57,9 +53,7 @@ def norms_of(examples: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.array([np.sqrt(sum(np.sum(part**2) for part in example)) for example in examples])
 
 
-def clipped_mean(
-    examples: Sequence[Sequence[np.ndarray]], clip: float, divisor: float
-) -> list[np.ndarray]:
+def clipped_mean(examples: Sequence[Sequence[np.ndarray]], clip: float, divisor: float) -> list[np.ndarray]:
     scales = np.minimum(1.0, clip / np.maximum(norms_of(examples), 1e-300))
     return [
         sum(scale * example[place] for scale, example in zip(scales, examples)) / divisor
@@ -160,9 +154,7 @@ def fact_of(function: Callable[..., tf.Tensor], *shapes: Any, dtype: tf.DType = 
     found: list[Fact] = []
 
     @tf.function(
-        input_signature=[
-            item if isinstance(item, tf.TensorSpec) else tf.TensorSpec(item, dtype) for item in shapes
-        ],
+        input_signature=[item if isinstance(item, tf.TensorSpec) else tf.TensorSpec(item, dtype) for item in shapes],
         autograph=False,
     )
     def trace(*tensors: tf.Tensor) -> tf.Tensor:

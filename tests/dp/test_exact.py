@@ -148,9 +148,7 @@ def dropped_out() -> tf.keras.Model:
 
 
 def over_time_gram() -> tf.keras.Model:
-    return tf.keras.Sequential(
-        [layers.Dense(12, "relu"), layers.GlobalAveragePooling1D(), layers.Dense(CLASSES)]
-    )
+    return tf.keras.Sequential([layers.Dense(12, "relu"), layers.GlobalAveragePooling1D(), layers.Dense(CLASSES)])
 
 
 def over_time_formed() -> tf.keras.Model:
@@ -165,9 +163,7 @@ def batch_moved_and_back() -> tf.keras.Model:
     hidden = layers.Dense(4)(inputs)
     away = tf.transpose(hidden, [2, 0, 1])
     mixed_within = tf.cumsum(tf.nn.relu(away), axis=0) + tf.reverse(away, [2])
-    return tf.keras.Model(
-        inputs, layers.Dense(CLASSES)(layers.Flatten()(tf.transpose(mixed_within, [1, 0, 2])))
-    )
+    return tf.keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(tf.transpose(mixed_within, [1, 0, 2]))))
 
 
 MODELS: dict[str, tuple[Callable[[], tf.keras.Model], tuple[int, ...]]] = {
@@ -238,9 +234,7 @@ def test_models_with_a_batch_size_known_while_tracing(name):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_reductions_and_sample_weights(reduction, weighted):
     weights = np.array([1.0, 0.0, 2.5, 0.3, 1.0, 4.0], np.float32) if weighted else None
-    check_fit(
-        functional(), SPARSE(True, reduction=reduction), floats(COUNT, 7), labels(COUNT, CLASSES), weights
-    )
+    check_fit(functional(), SPARSE(True, reduction=reduction), floats(COUNT, 7), labels(COUNT, CLASSES), weights)
 
 
 def test_mean_with_sample_weights():
@@ -290,9 +284,7 @@ def test_two_outputs_with_loss_weights():
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
 def test_regularizers_are_added_unclipped_and_undivided(reduction):
     regularizer = tf.keras.regularizers.L1L2(0.3, 0.7)
-    model = tf.keras.Sequential(
-        [layers.Dense(5, "relu", kernel_regularizer=regularizer), layers.Dense(CLASSES)]
-    )
+    model = tf.keras.Sequential([layers.Dense(5, "relu", kernel_regularizer=regularizer), layers.Dense(CLASSES)])
     x, y = floats(COUNT, 4), labels(COUNT, CLASSES)
     model(x)
     loss = SPARSE(True, reduction=reduction)
@@ -322,9 +314,7 @@ def test_activity_regularizer_and_row_add_loss(regularizer):
             self.add_loss(tf.reduce_mean(tf.reduce_sum(tf.square(x), axis=1)))
             return x
 
-    model = tf.keras.Sequential(
-        [layers.Dense(5, activity_regularizer=regularizer), Penalized(), layers.Dense(CLASSES)]
-    )
+    model = tf.keras.Sequential([layers.Dense(5, activity_regularizer=regularizer), Penalized(), layers.Dense(CLASSES)])
     check_fit(model, SPARSE(True), floats(COUNT, 4), labels(COUNT, CLASSES))
 
 
@@ -349,15 +339,11 @@ def linear_model() -> tf.keras.Model:
     return tf.keras.Sequential([layers.Dense(4, "tanh"), layers.Dense(CLASSES)])
 
 
-def follow(
-    x: np.ndarray, y: np.ndarray, batches: list[slice], apply: Callable[..., None], model: Any
-) -> None:
+def follow(x: np.ndarray, y: np.ndarray, batches: list[slice], apply: Callable[..., None], model: Any) -> None:
     """The naive steps, one after the other, on `model`."""
     loss = SPARSE(True)
     for batch in batches:
-        mean = naive(
-            lambda x, y: loss(y, model(x)), model.trainable_variables, [x[batch], y[batch]], 0.4, 4.0
-        )
+        mean = naive(lambda x, y: loss(y, model(x)), model.trainable_variables, [x[batch], y[batch]], 0.4, 4.0)
         apply(zip([tf.constant(item, tf.float32) for item in mean], model.trainable_variables))
 
 
@@ -667,9 +653,7 @@ def test_dense_over_drawn_times(batch, time, inputs, outputs, dynamic_time):
     signature = [tf.TensorSpec([None, *([None] * len(time) if dynamic_time else time), inputs])]
     optimizer = dp(clip, 3.0)
     step = tf.function(
-        lambda x: [
-            gradient for gradient, _ in optimizer.compute_gradients(loss_of(x), layer.trainable_variables)
-        ],
+        lambda x: [gradient for gradient, _ in optimizer.compute_gradients(loss_of(x), layer.trainable_variables)],
         input_signature=signature,
     )
     assert_close(step(data[0]), clipped_mean(examples, clip, 3.0))

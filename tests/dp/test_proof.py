@@ -78,9 +78,7 @@ def test_symbolic_broadcast_gradient_axes_equal_tensorflows(left, right):
     if any(a != b and 1 not in (a, b) for a, b in zip(*padded)):
         return
     found = broadcast_gradient_axes([Dim.of(n) for n in left], [Dim.of(n) for n in right])
-    expected = tf.raw_ops.BroadcastGradientArgs(
-        s0=tf.constant(left, tf.int32), s1=tf.constant(right, tf.int32)
-    )
+    expected = tf.raw_ops.BroadcastGradientArgs(s0=tf.constant(left, tf.int32), s1=tf.constant(right, tf.int32))
     for mine, theirs, shape in zip(found, expected, padded):
         both_one = {axis for axis in range(rank) if padded[0][axis] == padded[1][axis] == 1}
         assert set(mine) - both_one == set(theirs.numpy()) - both_one, shape
@@ -128,12 +126,8 @@ MIXING: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "half of the batch to another axis": lambda x: tf.reshape(x, [-1, 2, 3, 4]),
     "unknown axis count squeezed": lambda x: tf.squeeze(x[:, :1]),
     "scaled by the batch size": lambda x: x / tf.cast(tf.shape(x)[0], tf.float32),
-    "numbered by position": lambda x: (
-        x * tf.reshape(tf.cast(tf.range(tf.shape(x)[0]), tf.float32), [-1, 1, 1])
-    ),
-    "py_function": lambda x: tf.ensure_shape(
-        tf.py_function(lambda y: y - tf.reduce_mean(y), [x], tf.float32), ROW
-    ),
+    "numbered by position": lambda x: x * tf.reshape(tf.cast(tf.range(tf.shape(x)[0]), tf.float32), [-1, 1, 1]),
+    "py_function": lambda x: tf.ensure_shape(tf.py_function(lambda y: y - tf.reduce_mean(y), [x], tf.float32), ROW),
     "numpy_function": lambda x: tf.ensure_shape(tf.numpy_function(lambda y: y[::-1], [x], tf.float32), ROW),
     "map_fn": lambda x: tf.map_fn(lambda row: 2.0 * row, x),
     "while loop": lambda x: tf.while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, y[::-1]), [0, x])[1],
@@ -430,11 +424,7 @@ def reshaped(graph: Graph) -> Any:
     static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
     sizes = [dynamic[axis] if size is None else size for axis, size in enumerate(static)]
     place = graph.axis(tensor)
-    merged = (
-        [*sizes[:place], sizes[place] * sizes[place + 1], *sizes[place + 2 :]]
-        if place + 1 < len(sizes)
-        else [-1]
-    )
+    merged = [*sizes[:place], sizes[place] * sizes[place + 1], *sizes[place + 2 :]] if place + 1 < len(sizes) else [-1]
     factor = graph.random.choice([2, 3, 4])
     targets = [
         [-1],
@@ -507,9 +497,7 @@ def cut(graph: Graph) -> Any:
     tensor = graph.pick()
     axis = graph.axis(tensor)
     index: list[Any] = [slice(None)] * tensor.shape.rank
-    index[axis] = graph.random.choice(
-        [0, -1, slice(1, None), slice(None, 2), slice(None, None, -1), slice(0, 4, 2)]
-    )
+    index[axis] = graph.random.choice([0, -1, slice(1, None), slice(None, 2), slice(None, None, -1), slice(0, 4, 2)])
     if graph.random.random() < 0.3:
         index.insert(graph.random.randrange(len(index)), tf.newaxis)
     if graph.random.random() < 0.3:
@@ -518,9 +506,7 @@ def cut(graph: Graph) -> Any:
         lambda: tensor[tuple(index)],
         lambda: tf.split(tensor, 2, axis)[graph.random.randrange(2)],
         lambda: tf.unstack(tensor, axis=axis)[-1],
-        lambda: tf.slice(
-            tensor, [0] * tensor.shape.rank, [2 if n == axis else -1 for n in range(tensor.shape.rank)]
-        ),
+        lambda: tf.slice(tensor, [0] * tensor.shape.rank, [2 if n == axis else -1 for n in range(tensor.shape.rank)]),
         lambda: tf.gather(tensor, graph.random.choice([[0], [1, 0, 1], [[0, 1], [1, 1]]]), axis=axis),
     ]
     return graph.random.choice(functions)()
@@ -601,9 +587,7 @@ def blocked(graph: Graph) -> Any:
     functions = [
         lambda: tf.space_to_batch(tensor, [block], [[0, 0]]),
         lambda: tf.batch_to_space(tensor, [block], [[0, 0]]),
-        lambda: tf.batch_to_space(
-            tf.nn.relu(tf.space_to_batch(tensor, [block], [[0, 0]])), [block], [[0, 0]]
-        ),
+        lambda: tf.batch_to_space(tf.nn.relu(tf.space_to_batch(tensor, [block], [[0, 0]])), [block], [[0, 0]]),
     ]
     return graph.random.choice(functions)()
 
@@ -758,9 +742,7 @@ def split(value: np.ndarray, axis: int, before: int, batch: int, after: int, whe
 def check_dims(fact: Fact, value: np.ndarray, batch: int, where: str) -> None:
     for axis, dim in enumerate(fact.dims or ()):
         if dim is not None and all(name == BATCH for name, _ in dim.powers):
-            assert number(dim, {BATCH: batch}) == value.shape[axis], (
-                f"{where}: claims size {dim} on axis {axis}"
-            )
+            assert number(dim, {BATCH: batch}) == value.shape[axis], f"{where}: claims size {dim} on axis {axis}"
 
 
 def draws(tensor: tf.Tensor) -> bool:

@@ -80,9 +80,7 @@ def rows_of(name: str, reduction: str) -> Rows:
     data = [floats(BATCH, *shape), labels(BATCH, CLASSES), np.abs(floats(BATCH, seed=4))]
     model(data[0])
     loss = SPARSE(True, reduction=reduction)
-    run = rowwise(
-        lambda x, y, weight: loss(y, model(x, training=True), weight), model.trainable_variables, data
-    )
+    run = rowwise(lambda x, y, weight: loss(y, model(x, training=True), weight), model.trainable_variables, data)
     return run, data
 
 
@@ -104,9 +102,7 @@ def test_changing_an_example_leaves_all_other_rows_bit_identical(rows, change):
     before = run(*data)
     for j in (0, 2, BATCH - 1):
         x, y, weight = (item.copy() for item in data)
-        x[j] = {"noise": floats(*x[j].shape, seed=9), "huge": 1e30, "zero": 0, "nan": np.nan}.get(
-            change, x[j]
-        )
+        x[j] = {"noise": floats(*x[j].shape, seed=9), "huge": 1e30, "zero": 0, "nan": np.nan}.get(change, x[j])
         y[j] = (y[j] + 1) % CLASSES if change == "label" else y[j]
         weight[j] = {"weight": 1e6, "no weight": 0}.get(change, weight[j])
         after = run(x, y, weight)
@@ -421,9 +417,7 @@ def test_a_variable_given_twice_does_not_double_its_release():
     kernel = tf.Variable(floats(3, 2))
     data = [floats(1, 3, scale=100.0)]
     try:
-        found: Any = stepper(
-            lambda x: tf.reduce_sum(tf.matmul(x, kernel), 1), [kernel, kernel], data, 1.0, 1.0
-        )(*data)
+        found: Any = stepper(lambda x: tf.reduce_sum(tf.matmul(x, kernel), 1), [kernel, kernel], data, 1.0, 1.0)(*data)
     except ConfigurationError:
         return
     assert np.sqrt(sum(np.sum(item**2) for item in found)) <= BOUND
