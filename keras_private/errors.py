@@ -61,5 +61,9 @@ class BackendError(PrivacyError, ImportError):
     """A package or native library is missing or does not fit; the message carries the remedy."""
 
 
+class EncodingError(PrivacyError, ValueError):
+    """A number cannot be represented in the fixed point of the ring, or a result could leave it."""
+
+
 class RandomnessError(PrivacyError, RuntimeError):
     """No secure source of randomness can serve the request."""

@@ -1,0 +1,1 @@
+"""Training and prediction on secret-shared weights and data (ABY3, three parties)."""
