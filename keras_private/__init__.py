@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_private import dp, errors
+    from keras_private import dp, encrypted, errors
     from keras_private.dp.callbacks import PrivacyBudget
     from keras_private.dp.model import make_private
     from keras_private.dp.optimizer import DPOptimizer
     from keras_private.dp.sampling import PoissonSampler
     from keras_private.dp.validation import fix, validate
+    from keras_private.encrypted import layers
 
 __version__ = "0.1.0"
 
@@ -26,8 +27,10 @@ __all__ = [
     "PrivacyBudget",
     "__version__",
     "dp",
+    "encrypted",
     "errors",
     "fix",
+    "layers",
     "make_private",
     "validate",
 ]
@@ -40,12 +43,17 @@ _HOME = {
     "make_private": "keras_private.dp.model",
     "validate": "keras_private.dp.validation",
 }
-_SUBPACKAGES = ("dp", "errors")
+_SUBPACKAGES = {
+    "dp": "keras_private.dp",
+    "encrypted": "keras_private.encrypted",
+    "errors": "keras_private.errors",
+    "layers": "keras_private.encrypted.layers",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(_SUBPACKAGES[name])
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -65,5 +65,9 @@ class EncodingError(PrivacyError, ValueError):
     """A number cannot be represented in the fixed point of the ring, or a result could leave it."""
 
 
+class PartiesError(PrivacyError, LookupError):
+    """The parties that a layer or model wants to compute with are not known to this process."""
+
+
 class RandomnessError(PrivacyError, RuntimeError):
     """No secure source of randomness can serve the request."""
