@@ -65,6 +65,14 @@ class EncodingError(PrivacyError, ValueError):
     """A number cannot be represented in the fixed point of the ring, or a result could leave it."""
 
 
+class OverflowPreflightError(EncodingError):
+    """A layer's results could leave the ring, by its weights and the declared range of inputs."""
+
+
+class UnsupportedLayerError(PrivacyError, ValueError):
+    """A layer, or one of its arguments, has no rule for computing on shares."""
+
+
 class PartiesError(PrivacyError, LookupError):
     """The parties that a layer or model wants to compute with are not known to this process."""
 

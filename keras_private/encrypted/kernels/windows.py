@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_private.encrypted.kernels.interface import Padding, Pair
@@ -20,9 +22,8 @@ def patches(x: tf.Tensor, size: Pair, strides: Pair, padding: Padding, dilations
         for column in range(size[1])
     ]
     stacked = tf.stack(positions, 3)
-    shape = tf.shape(stacked)
-    channels = stacked.shape[-1] if stacked.shape[-1] is not None else shape[-1]
-    return tf.reshape(stacked, tf.stack([shape[0], shape[1], shape[2], size[0], size[1], channels]))
+    outer = [_length(stacked, axis) for axis in range(3)]
+    return tf.reshape(stacked, [*outer, size[0], size[1], _length(stacked, 4)])
 
 
 def scatter(
@@ -36,8 +37,7 @@ def scatter(
         for column in range(size[1]):
             spread = _insert_zeros(_insert_zeros(windows[:, :, :, row, column], 1, strides[0]), 2, strides[1])
             before = row * dilations[0], column * dilations[1]
-            shape = tf.shape(spread)
-            after = height - before[0] - shape[1], width - before[1] - shape[2]
+            after = height - before[0] - _length(spread, 1), width - before[1] - _length(spread, 2)
             placed = tf.pad(spread, [[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]])
             total = placed if total is None else total + placed
     assert total is not None
@@ -46,7 +46,12 @@ def scatter(
 
 def _end(padded: tf.Tensor, axis: int, count: int, index: int, dilation: int) -> tf.Tensor:
     # All positions of the window see the same number of places: stop short by what is still to come.
-    return tf.shape(padded)[axis] - (count - 1 - index) * dilation
+    return _length(padded, axis) - (count - 1 - index) * dilation
+
+
+def _length(x: tf.Tensor, axis: int) -> Any:
+    """A Python int where it is known: fewer operations."""
+    return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
 
 
 def _insert_zeros(x: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
@@ -57,10 +62,11 @@ def _insert_zeros(x: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
     padding = [[0, 0] for _ in range(widened.shape.rank)]
     padding[axis + 1][1] = stride - 1
     widened = tf.pad(widened, padding)
-    shape = tf.shape(x)
-    merged = tf.concat([shape[:axis], [shape[axis] * stride], shape[axis + 1 :]], 0)
-    flat = tf.reshape(widened, merged)
+    lengths = [_length(x, each) for each in range(x.shape.rank)]
+    lengths[axis] *= stride
+    flat = tf.reshape(widened, lengths)
     index = [slice(None)] * x.shape.rank
     # An empty axis stays empty.
-    index[axis] = slice(0, tf.maximum(shape[axis] * stride - (stride - 1), 0))
+    end = lengths[axis] - (stride - 1)
+    index[axis] = slice(0, max(end, 0) if isinstance(end, int) else tf.maximum(end, 0))
     return flat[tuple(index)]

@@ -43,20 +43,6 @@ def refused(layer: Any, found: str, expected: str, remedy: str) -> Configuration
     return ConfigurationError(f"{type(layer).__name__} {layer.name!r} {found}", expected=expected, remedy=remedy)
 
 
-def explicit_padding(
-    padding: str, size: tuple[int, int], kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) of padding 'valid' or 'same' (tf.nn.convolution's notes on padding)."""
-    if padding == "valid":
-        return ((0, 0), (0, 0))
-    sides = []
-    for axis in range(2):
-        reach = (kernel[axis] - 1) * dilations[axis] + 1
-        total = max((-(-size[axis] // strides[axis]) - 1) * strides[axis] + reach - size[axis], 0)
-        sides.append((total // 2, total - total // 2))
-    return sides[0], sides[1]
-
-
 def image_size(layer: Any, inputs: tf.Tensor) -> tuple[int, int]:
     height, width = inputs.shape[1], inputs.shape[2]
     if height is None or width is None:

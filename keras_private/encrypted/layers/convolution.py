@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_private.encrypted.layers.base import OnParties, explicit_padding, image_size
+from keras_private.encrypted.geometry import padded
+from keras_private.encrypted.layers.base import OnParties, image_size
 from keras_private.encrypted.layers.outsourcing import once_differentiable, product
 
 
@@ -46,13 +47,14 @@ class EncryptedDepthwiseConv2D(OnParties, tf.keras.layers.DepthwiseConv2D):
 
 def _convolved(name: str, layer: Any, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     inputs = tf.cast(inputs, layer.compute_dtype)
-    size, filter_size = image_size(layer, inputs), tuple(layer.kernel_size)
-    strides, dilations = tuple(layer.strides), tuple(layer.dilation_rate)
-    geometry = (
-        ("strides", strides),
-        ("padding", explicit_padding(layer.padding, size, filter_size, strides, dilations)),
-        ("dilations", dilations),
+    windows = padded(
+        layer.padding,
+        image_size(layer, inputs),
+        tuple(layer.kernel_size),
+        tuple(layer.strides),
+        tuple(layer.dilation_rate),
     )
+    geometry = tuple(windows.options.items())
 
     def by_parties(kernel_name: str, left: tf.Tensor, right: tf.Tensor, *more: tuple[str, Any]) -> tf.Tensor:
         return product(kernel_name, (*more, *geometry), layer.parties, layer.name)(left, right)
@@ -60,16 +62,13 @@ def _convolved(name: str, layer: Any, inputs: tf.Tensor, kernel: tf.Tensor) -> t
     @tf.custom_gradient
     def run(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            to_x = by_parties(f"{name}_input", w, upstream, ("input_size", size))
-            to_w = by_parties(f"{name}_filter", x, upstream, ("filter_size", filter_size))
+            to_x = by_parties(f"{name}_input", w, upstream, ("input_size", windows.image))
+            to_w = by_parties(f"{name}_filter", x, upstream, ("filter_size", windows.size))
             return once_differentiable(to_x, layer.name), once_differentiable(to_w, layer.name)
 
         return by_parties(name, x, w), gradient
 
     outputs = run(inputs, kernel)
-    reach = [(filter_size[axis] - 1) * dilations[axis] + 1 for axis in range(2)]
-    padding = geometry[1][1]
-    sizes = [(size[axis] + sum(padding[axis]) - reach[axis]) // strides[axis] + 1 for axis in range(2)]
     channels = kernel.shape[3] if name == "conv2d" else kernel.shape[2] * kernel.shape[3]
-    outputs.set_shape([inputs.shape[0], *sizes, channels])
+    outputs.set_shape([inputs.shape[0], *windows.places, channels])
     return outputs

@@ -1,0 +1,85 @@
+"""The layer calls of a functional or Sequential model, read from Keras's own nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer; inputs and outputs are numbers of values."""
+
+    layer: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: tuple[str, ...]
+    """Names of keyword arguments of the call other than `training`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCalls:
+    """Calls in topological order, and the values that enter and leave the model."""
+
+    calls: tuple[LayerCall, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def layer_calls(model: Any) -> LayerCalls | None:
+    """None for a model whose graph Keras does not know: subclassed, or not built."""
+    if not getattr(model, "_is_graph_network", False):
+        return None
+    reader = _Reader()
+    entered = [reader.new() for _ in model.inputs]
+    outputs = reader.read(model, entered)
+    return LayerCalls(tuple(reader.calls), tuple(entered), tuple(outputs))
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.calls: list[LayerCall] = []
+        self._values = 0
+
+    def new(self) -> int:
+        self._values += 1
+        return self._values - 1
+
+    def read(self, model: Any, entered: list[int]) -> list[int]:
+        known = {id(tensor): value for tensor, value in zip(model.inputs, entered)}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                inputs = [known[id(tensor)] for tensor in node.keras_inputs]
+                outputs = self._call(node, inputs)
+                for tensor, value in zip(_flat(node.outputs), outputs):
+                    known[id(tensor)] = value
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    def _call(self, node: Any, inputs: list[int]) -> list[int]:
+        layer = node.layer
+        if getattr(layer, "_is_graph_network", False):
+            return self.read(layer, inputs)
+        outputs = [self.new() for _ in _flat(node.outputs)]
+        options = tuple(
+            name for name, value in sorted(node.call_kwargs.items()) if name != "training" and value is not None
+        )
+        # Positional arguments after the first, such as a second operand, are options too.
+        options += tuple(f"argument {place}" for place in range(1, len(node.call_args)))
+        self.calls.append(LayerCall(layer, tuple(inputs), tuple(outputs), options))
+        return outputs
+
+
+def _flat(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def call_shapes(layer: Any) -> list[tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]]:
+    """Input and output shapes of each call of the layer, batch axis included."""
+    return [(_shapes(node.input_shapes), _shapes(node.output_shapes)) for node in layer.inbound_nodes]
+
+
+def _shapes(found: Any) -> list[tuple[Any, ...]]:
+    several = isinstance(found, list)
+    return [tuple(shape) for shape in found] if several else [tuple(found)]

@@ -1,0 +1,304 @@
+"""From a Keras model to a program on shares: one node for each layer call, one more for its activation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_private._backends.keras_graph import call_shapes, layer_calls
+from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.encrypted.ranges import Preflight, Range
+from keras_private.encrypted.rules import Parameter, Rule, rule_of
+from keras_private.encrypted.rules.activations import ActivationRule, Relu, Sigmoid, Softmax
+from keras_private.encrypted.rules.pooling import GlobalMaxRule, MaxPoolingRule
+from keras_private.encrypted.shared import Shared
+from keras_private.errors import UnsupportedLayerError
+
+_ACTIVATION = ActivationRule()
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One call of a rule. Values are numbered."""
+
+    name: str
+    layer: Any
+    rule: Rule
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tape:
+    """What a forward pass leaves for the backward pass."""
+
+    values: Mapping[int, Shared]
+    saved: Sequence[Any]
+    parameters: Mapping[str, Shared]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A model on shares.
+
+    Attributes:
+        nodes: In topological order.
+        inputs: Values that enter.
+        input_depths: For each input, the number of rows of the table that it indexes (its owner shares it as one-hot
+            rows), else 0.
+        outputs: Values that leave.
+        parameters: By "layer/name"; one entry for a layer that is called several times.
+        last: "softmax" or "sigmoid" when the only output is this function of another value, else "".
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    input_depths: tuple[int, ...]
+    outputs: tuple[int, ...]
+    parameters: Mapping[str, Parameter]
+    last: str
+
+    @property
+    def trainable(self) -> list[str]:
+        return [name for name, parameter in self.parameters.items() if parameter.trainable]
+
+    def forward(
+        self, inputs: Sequence[Shared], parameters: Mapping[str, Shared], training: bool, to_logits: bool = False
+    ) -> tuple[list[Shared], Tape]:
+        """Outputs on shares.
+
+        Args:
+            inputs: One for each of `self.inputs`.
+            parameters: Of the names of `self.parameters`.
+            training: Whether Dropout drops, and what backward needs is kept.
+            to_logits: Leave out the last function: the output is its input.
+        """
+        values = dict(zip(self.inputs, inputs))
+        saved = []
+        nodes = self.nodes[:-1] if to_logits and self.last else self.nodes
+        for node in nodes:
+            with tf.name_scope(node.name):
+                arguments = [values[each] for each in node.inputs]
+                outputs, kept = node.rule.forward(node.layer, arguments, _own(node, parameters), training)
+            values.update(zip(node.outputs, outputs))
+            saved.append(kept)
+        leaving = self.nodes[-1].inputs if to_logits and self.last else self.outputs
+        return [values[each] for each in leaving], Tape(values, saved, parameters)
+
+    def backward(self, tape: Tape, gradients: Sequence[Shared]) -> dict[str, Shared]:
+        """Gradients of the trainable parameters from those of what `forward` returned."""
+        nodes = self.nodes[: len(tape.saved)]
+        leaving = self.outputs if len(nodes) == len(self.nodes) else self.nodes[-1].inputs
+        needed = self._needing_gradients(nodes)
+        at: dict[int, Shared] = {}
+        for value, gradient in zip(leaving, gradients):
+            at[value] = gradient if value not in at else at[value] + gradient
+        found: dict[str, Shared] = {}
+        for node, kept in zip(reversed(nodes), reversed(tape.saved)):
+            if node.outputs[0] not in at or not (needed & set(node.outputs)):
+                continue
+            wants_input = bool(needed & set(node.inputs))
+            with tf.name_scope(f"gradient_{node.name}"):
+                to_inputs, to_parameters = node.rule.backward(
+                    node.layer, kept, [at[each] for each in node.outputs], _own(node, tape.parameters), wants_input
+                )
+                for value, back in zip(node.inputs, to_inputs):
+                    if back is not None and value in needed:
+                        at[value] = back if value not in at else at[value] + back
+                for name, back in to_parameters.items():
+                    full = f"{node.layer.name}/{name}"
+                    found[full] = back if full not in found else found[full] + back
+        return found
+
+    def _needing_gradients(self, nodes: Sequence[Node]) -> set[int]:
+        """Values on the way from a trainable parameter."""
+        needed: set[int] = set()
+        for node in nodes:
+            own = any(name.startswith(f"{node.layer.name}/") for name in self.trainable if node.rule is not _ACTIVATION)
+            if own or needed & set(node.inputs):
+                needed.update(node.outputs)
+        return needed
+
+    def check_training(self) -> None:
+        """
+        Raises:
+            UnsupportedLayerError: A layer can predict only, or nothing can be trained.
+        """
+        for node in self.nodes:
+            reason = node.rule.refusal_to_train(node.layer)
+            if reason:
+                raise UnsupportedLayerError(
+                    f"layer {node.layer.name!r} of class {type(node.layer).__name__} cannot be trained on shares",
+                    expected="layers whose training has a rule",
+                    remedy=reason,
+                )
+        if not self.trainable:
+            raise UnsupportedLayerError(
+                "the model has no trainable parameters", expected="at least one", remedy="set layer.trainable = True"
+            )
+
+    def check_ranges(
+        self,
+        fixed_point: FixedPoint,
+        input_ranges: Sequence[tuple[float, float]],
+        values: Mapping[str, np.ndarray],
+        output_gradient: float | None = None,
+        batch: int = 1,
+    ) -> Preflight:
+        """Bounds on every intermediate number, and with `output_gradient`, its largest magnitude, on gradients too.
+
+        Raises:
+            OverflowPreflightError: Something could leave the ring; names the layer.
+        """
+        preflight = Preflight(fixed_point)
+        ranges = {
+            value: Range(0.0, 1.0) if depth else Range(*given)
+            for value, depth, given in zip(self.inputs, self.input_depths, input_ranges)
+        }
+        for node in self.nodes:
+            outputs = node.rule.bounds(
+                node.layer, [ranges[each] for each in node.inputs], _own(node, values), preflight
+            )
+            for value, found in zip(node.outputs, outputs):
+                preflight.value(node.layer.name, "the output", found.magnitude)
+                ranges[value] = found
+        if output_gradient is not None:
+            self._check_gradients(preflight, ranges, values, output_gradient, batch)
+        return preflight
+
+    def _check_gradients(
+        self,
+        preflight: Preflight,
+        ranges: Mapping[int, Range],
+        values: Mapping[str, np.ndarray],
+        output_gradient: float,
+        batch: int,
+    ) -> None:
+        at = dict.fromkeys(self.outputs, output_gradient)
+        nodes = self.nodes
+        if self.last:
+            nodes, at = nodes[:-1], dict.fromkeys(nodes[-1].inputs, output_gradient)
+        for node in reversed(nodes):
+            gradient = max(at.get(each, 0.0) for each in node.outputs)
+            inputs = [ranges[each] for each in node.inputs]
+            back = node.rule.backward_bounds(node.layer, inputs, gradient, _own(node, values), batch, preflight)
+            for value, bound in zip(node.inputs, back):
+                at[value] = at.get(value, 0.0) + bound
+                preflight.value(node.layer.name, "the gradient of the input", at[value])
+
+
+def _own(node: Node, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    if node.rule is _ACTIVATION:
+        return {}
+    prefix = f"{node.layer.name}/"
+    return {name[len(prefix) :]: value for name, value in parameters.items() if name.startswith(prefix)}
+
+
+def lower(model: Any) -> Program:
+    """The program of a built functional or Sequential model.
+
+    Raises:
+        UnsupportedLayerError: The model is subclassed or not built, or a layer, an argument or a call of one has no
+            rule; named in the message. Nothing has been shared then.
+    """
+    read = layer_calls(model)
+    if read is None:
+        raise UnsupportedLayerError(
+            f"model {getattr(model, 'name', model)!r} has no graph of layers",
+            expected="a functional model, or a Sequential one with a known input shape",
+            remedy="build it of keras.Input and layer calls, or give its first layer an input_shape",
+        )
+    nodes: list[Node] = []
+    parameters: dict[str, Parameter] = {}
+    owners: dict[str, Any] = {}
+    fresh = 1 + max([*read.inputs, *(each for call in read.calls for each in call.outputs)])
+    for call in read.calls:
+        layer = call.layer
+        found = rule_of(layer)
+        if call.options:
+            raise UnsupportedLayerError(
+                f"layer {layer.name!r} is called with {', '.join(call.options)}",
+                expected="calls with inputs alone",
+                remedy="build the model without masks and extra arguments",
+            )
+        for shapes in (shape for pair in call_shapes(layer) for shape in (*pair[0], *pair[1])):
+            if None in shapes[1:]:
+                raise UnsupportedLayerError(
+                    f"layer {layer.name!r} has an axis of unknown length: {shapes}",
+                    expected="sizes that are known, but for the batch",
+                    remedy="build the model with full input shapes",
+                )
+        if owners.setdefault(layer.name, layer) is not layer:
+            raise UnsupportedLayerError(
+                f"two layers are called {layer.name!r}", expected="a name for each", remedy="rename one"
+            )
+        for name, parameter in found.parameters(layer).items():
+            parameters[f"{layer.name}/{name}"] = parameter
+        if isinstance(found, ActivationRule):
+            nodes.append(Node(layer.name, layer, _ACTIVATION, call.inputs, call.outputs))
+        elif getattr(layer, "activation", None) in (None, tf.keras.activations.linear):
+            nodes.append(Node(layer.name, layer, found, call.inputs, call.outputs))
+        else:
+            _ACTIVATION.check(layer)
+            nodes.append(Node(layer.name, layer, found, call.inputs, (fresh,)))
+            nodes.append(Node(f"{layer.name}_activation", layer, _ACTIVATION, (fresh,), call.outputs))
+            fresh += 1
+    ordered = tuple(_pools_first(nodes, set(read.outputs)))
+    return Program(
+        nodes=ordered,
+        inputs=read.inputs,
+        input_depths=_depths(ordered, read.inputs, read.outputs),
+        outputs=read.outputs,
+        parameters=parameters,
+        last=_last(ordered, read.outputs),
+    )
+
+
+def _last(nodes: Sequence[Node], outputs: Sequence[int]) -> str:
+    if not nodes or len(outputs) != 1 or nodes[-1].outputs != tuple(outputs) or nodes[-1].rule is not _ACTIVATION:
+        return ""
+    if any(set(outputs) & set(node.inputs) for node in nodes):
+        return ""
+    function = _ACTIVATION.function(nodes[-1].layer)
+    return "softmax" if isinstance(function, Softmax) else "sigmoid" if isinstance(function, Sigmoid) else ""
+
+
+def _pools_first(nodes: list[Node], outputs: set[int]) -> list[Node]:
+    """ReLU and then a maximum is the maximum and then ReLU, with fewer signs to find."""
+    nodes = list(nodes)
+    for place in range(len(nodes) - 1):
+        relu, pool = nodes[place], nodes[place + 1]
+        is_relu = relu.rule is _ACTIVATION and isinstance(_ACTIVATION.function(relu.layer), Relu)
+        readers = sum(relu.outputs[0] in node.inputs for node in nodes) + (relu.outputs[0] in outputs)
+        is_pool = isinstance(pool.rule, (MaxPoolingRule, GlobalMaxRule))
+        if is_relu and is_pool and pool.inputs == relu.outputs and readers == 1:
+            nodes[place] = dataclasses.replace(pool, inputs=relu.inputs, outputs=relu.outputs)
+            nodes[place + 1] = dataclasses.replace(relu, inputs=relu.outputs, outputs=pool.outputs)
+    return nodes
+
+
+def _depths(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, ...]:
+    depths = []
+    for value in inputs:
+        readers = [node for node in nodes if value in node.inputs]
+        tables = {node.layer.input_dim for node in readers if isinstance(node.layer, tf.keras.layers.Embedding)}
+        others = [node for node in readers if not isinstance(node.layer, tf.keras.layers.Embedding)]
+        if tables and (others or len(tables) > 1 or value in outputs):
+            raise UnsupportedLayerError(
+                "an input is read by an Embedding and by something else",
+                expected="indices that one table, or tables of one size, read",
+                remedy="give the model an input of its own for them",
+            )
+        depths.append(tables.pop() if tables else 0)
+    for node in nodes:
+        if isinstance(node.layer, tf.keras.layers.Embedding) and node.inputs[0] not in inputs:
+            raise UnsupportedLayerError(
+                f"Embedding {node.layer.name!r} reads the result of another layer",
+                expected="an input of the model, which its owner shares as one-hot rows",
+                remedy="let it read the model's input",
+            )
+    return tuple(depths)

@@ -1,0 +1,90 @@
+"""What a layer's results can be at most, by interval arithmetic on weights and the declared range of inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.errors import OverflowPreflightError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Every element of a tensor lies in [low, high]."""
+
+    low: float
+    high: float
+
+    @property
+    def magnitude(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+    def __or__(self, other: Range) -> Range:
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def __sub__(self, other: Range) -> Range:
+        return Range(self.low - other.high, self.high - other.low)
+
+    def __mul__(self, other: Range) -> Range:
+        corners = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
+        return Range(min(corners), max(corners))
+
+    def scaled(self, factor: float) -> Range:
+        return self * Range(factor, factor)
+
+
+def symmetric(magnitude: float) -> Range:
+    return Range(-magnitude, magnitude)
+
+
+def of(values: np.ndarray) -> Range:
+    return Range(float(np.min(values, initial=0.0)), float(np.max(values, initial=0.0)))
+
+
+def affine(inputs: Range, columns: np.ndarray, offset: np.ndarray | float = 0.0) -> Range:
+    """Of sum_k columns[k, j] x_k + offset[j], each x_k in `inputs`, over all j and all subsets of the terms.
+
+    Subsets, since zero padding may replace any x_k by 0.
+    """
+    low, high = min(inputs.low, 0.0), max(inputs.high, 0.0)
+    positive, negative = np.maximum(columns, 0).sum(0), np.minimum(columns, 0).sum(0)
+    tops, bottoms = positive * high + negative * low + offset, positive * low + negative * high + offset
+    return Range(float(np.min(bottoms, initial=0.0)), float(np.max(tops, initial=0.0)))
+
+
+class Preflight:
+    """Collects bounds, layer by layer, and refuses what could wrap.
+
+    Attributes:
+        found: (layer, what, bound, limit) of each check, in order.
+    """
+
+    def __init__(self, fixed_point: FixedPoint) -> None:
+        self.fixed_point = fixed_point
+        self.found: list[tuple[str, str, float, float]] = []
+
+    def product(self, layer: str, what: str, magnitude: float) -> None:
+        """A sum of products of two numbers with a point, before its truncation."""
+        self.require(layer, what, magnitude, self.fixed_point.product_bound)
+
+    def value(self, layer: str, what: str, magnitude: float) -> None:
+        """A number that is compared or kept: differences of two of them stay in the signed range."""
+        self.require(layer, what, magnitude, 2.0 ** (61 - self.fixed_point.fraction))
+
+    def require(self, layer: str, what: str, magnitude: float, limit: float) -> None:
+        """
+        Raises:
+            OverflowPreflightError: magnitude is not below limit.
+        """
+        self.found.append((layer, what, magnitude, limit))
+        if not magnitude < limit:
+            raise OverflowPreflightError(
+                f"{what} of layer {layer!r} could reach {magnitude:.3g} in absolute value",
+                expected=f"less than {limit:.3g}, by the weights and the declared range of the inputs",
+                remedy="declare a smaller input_range, scale inputs or weights, or give FixedPoint fewer fraction bits",
+            )
