@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_private._backends.keras_graph import call_shapes, layer_calls
 from keras_private.encrypted.fixed_point import FixedPoint
-from keras_private.encrypted.ranges import Preflight, Range
+from keras_private.encrypted.ranges import Preflight, Range, symmetric
 from keras_private.encrypted.rules import Parameter, Rule, rule_of
 from keras_private.encrypted.rules.activations import ActivationRule, Relu, Sigmoid, Softmax
 from keras_private.encrypted.rules.pooling import GlobalMaxRule, MaxPoolingRule
@@ -146,17 +146,29 @@ class Program:
         fixed_point: FixedPoint,
         input_ranges: Sequence[tuple[float, float]],
         values: Mapping[str, np.ndarray],
-        output_gradient: float | None = None,
+        output_gradient: Callable[[float], float] | None = None,
         batch: int = 1,
     ) -> Preflight:
-        """Bounds on every intermediate number, and with `output_gradient`, its largest magnitude, on gradients too.
+        """Bounds on every intermediate number; with `output_gradient` for training, with weights of either sign.
+
+        Args:
+            fixed_point: Whose limits count.
+            input_ranges: Of each input.
+            values: Parameters; for training their largest magnitudes.
+            output_gradient: From the largest magnitude of the outputs, or of what enters the last softmax or sigmoid,
+                to that of the loss's gradient.
+            batch: Rows that gradients are summed over.
 
         Raises:
             OverflowPreflightError: Something could leave the ring; names the layer.
         """
         preflight = Preflight(fixed_point)
         ranges = {
-            value: Range(0.0, 1.0) if depth else Range(*given)
+            value: Range(0.0, 1.0)
+            if depth
+            else Range(*given)
+            if output_gradient is None
+            else symmetric(max(map(abs, given)))
             for value, depth, given in zip(self.inputs, self.input_depths, input_ranges)
         }
         for node in self.nodes:
@@ -164,6 +176,8 @@ class Program:
                 node.layer, [ranges[each] for each in node.inputs], _own(node, values), preflight
             )
             for value, found in zip(node.outputs, outputs):
+                if output_gradient is not None:
+                    found = symmetric(found.magnitude)
                 preflight.value(node.layer.name, "the output", found.magnitude)
                 ranges[value] = found
         if output_gradient is not None:
@@ -175,13 +189,11 @@ class Program:
         preflight: Preflight,
         ranges: Mapping[int, Range],
         values: Mapping[str, np.ndarray],
-        output_gradient: float,
+        output_gradient: Callable[[float], float],
         batch: int,
     ) -> None:
-        at = dict.fromkeys(self.outputs, output_gradient)
-        nodes = self.nodes
-        if self.last:
-            nodes, at = nodes[:-1], dict.fromkeys(nodes[-1].inputs, output_gradient)
+        nodes, leaving = (self.nodes[:-1], self.nodes[-1].inputs) if self.last else (self.nodes, self.outputs)
+        at = {each: output_gradient(ranges[each].magnitude) for each in leaving}
         for node in reversed(nodes):
             gradient = max(at.get(each, 0.0) for each in node.outputs)
             inputs = [ranges[each] for each in node.inputs]

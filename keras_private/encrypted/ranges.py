@@ -62,15 +62,23 @@ class Preflight:
 
     Attributes:
         found: (layer, what, bound, limit) of each check, in order.
+        gradients: Bound on the gradient of each parameter, by "layer/name".
     """
 
     def __init__(self, fixed_point: FixedPoint) -> None:
         self.fixed_point = fixed_point
         self.found: list[tuple[str, str, float, float]] = []
+        self.gradients: dict[str, float] = {}
 
     def product(self, layer: str, what: str, magnitude: float) -> None:
         """A sum of products of two numbers with a point, before its truncation."""
         self.require(layer, what, magnitude, self.fixed_point.product_bound)
+
+    def gradient(self, layer: str, name: str, magnitude: float) -> None:
+        """The gradient of a parameter, summed over the batch, from one call of the layer; calls add up."""
+        full = f"{layer}/{name}"
+        self.gradients[full] = self.gradients.get(full, 0.0) + magnitude
+        self.product(layer, f"the gradient of the {name}", self.gradients[full])
 
     def value(self, layer: str, what: str, magnitude: float) -> None:
         """A number that is compared or kept: differences of two of them stay in the signed range."""

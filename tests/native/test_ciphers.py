@@ -51,7 +51,12 @@ def test_only_the_keyed_ops_take_a_key_and_every_draw_is_stateful() -> None:
         op.name for op in definitions for arg in (*op.input_arg, *op.attr) if "seed" in arg.name.lower()
     ]
     keyed = {op.name for op in definitions for arg in op.input_arg if arg.name in ("key", "iv", "nonce")}
-    assert not seeded and keyed == {"KerasPrivateExpand", "KerasPrivateAesCtr"} and not keyed & stateful
+    rings = {name for name in keyed if name.startswith("KerasPrivateRing")}
+    assert not seeded and not keyed & stateful
+    assert keyed - rings == {"KerasPrivateExpand", "KerasPrivateAesCtr"}
+    streams = {"Keystream", "ZeroMask", "TruncDealer", "TruncMask"}
+    streams |= {f"Trunc{stage}{party}" for stage in ("Open", "Close") for party in (0, 1)}
+    assert rings == {f"KerasPrivateRing{name}" for name in streams}
 
 
 def test_a_large_draw_has_no_repeated_block() -> None:

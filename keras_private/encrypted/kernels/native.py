@@ -8,14 +8,15 @@ from typing import Any
 import tensorflow as tf
 
 from keras_private import native
-from keras_private.encrypted.kernels.portable import PortableKernels
+from keras_private.encrypted.kernels.interface import Kernels, Padding, Pair
 from keras_private.errors import BackendError
 
-_CONTAINERS = {64: tf.int64, 32: tf.int32, 16: tf.int16, 8: tf.int8, 4: tf.int8, 2: tf.int8}
 
+class NativeKernels(Kernels):
+    """One operation a kernel, on all threads of the process's CPU pool.
 
-class NativeKernels(PortableKernels):
-    """One operation a kernel, on all threads of the process's CPU pool, with no temporary as large as a tensor.
+    Nothing as large as a tensor is written out besides the result, but images with their zeros around them. In a graph
+    the result takes the place of a mask that no one else reads.
 
     Guarantees, besides those of `Kernels`, locked by tests/encrypted/kernels/test_kernels.py:
       * Shapes that do not fit are an error, while tracing as far as they are known then, else when run.
@@ -68,6 +69,102 @@ class NativeKernels(PortableKernels):
     ) -> tf.Tensor:
         return self._matmul([x], [y], [], transpose_a, transpose_b)
 
+    def conv2d(
+        self,
+        x0: tf.Tensor,
+        x1: tf.Tensor,
+        w0: tf.Tensor,
+        w1: tf.Tensor,
+        mask: tf.Tensor,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations)
+        return self._ops.keras_private_ring_conv2d([x0, x1], [w0, w1], [mask], **window)
+
+    def conv2d_public(self, x: tf.Tensor, w: tf.Tensor, strides: Pair, padding: Padding, dilations: Pair) -> tf.Tensor:
+        return self._ops.keras_private_ring_conv2d([x], [w], [], **_window(strides, padding, dilations))
+
+    def conv2d_input(
+        self,
+        w0: tf.Tensor,
+        w1: tf.Tensor,
+        g0: tf.Tensor,
+        g1: tf.Tensor,
+        mask: tf.Tensor,
+        input_size: Pair,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations, input_size)
+        return self._ops.keras_private_ring_conv2d_input([w0, w1], [g0, g1], [mask], **window)
+
+    def conv2d_filter(
+        self,
+        x0: tf.Tensor,
+        x1: tf.Tensor,
+        g0: tf.Tensor,
+        g1: tf.Tensor,
+        mask: tf.Tensor,
+        filter_size: Pair,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations, filter_size)
+        return self._ops.keras_private_ring_conv2d_filter([x0, x1], [g0, g1], [mask], **window)
+
+    def depthwise(
+        self,
+        x0: tf.Tensor,
+        x1: tf.Tensor,
+        w0: tf.Tensor,
+        w1: tf.Tensor,
+        mask: tf.Tensor,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations)
+        return self._ops.keras_private_ring_depthwise([x0, x1], [w0, w1], [mask], **window)
+
+    def depthwise_public(
+        self, x: tf.Tensor, w: tf.Tensor, strides: Pair, padding: Padding, dilations: Pair
+    ) -> tf.Tensor:
+        return self._ops.keras_private_ring_depthwise([x], [w], [], **_window(strides, padding, dilations))
+
+    def depthwise_input(
+        self,
+        w0: tf.Tensor,
+        w1: tf.Tensor,
+        g0: tf.Tensor,
+        g1: tf.Tensor,
+        mask: tf.Tensor,
+        input_size: Pair,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations, input_size)
+        return self._ops.keras_private_ring_depthwise_input([w0, w1], [g0, g1], [mask], **window)
+
+    def depthwise_filter(
+        self,
+        x0: tf.Tensor,
+        x1: tf.Tensor,
+        g0: tf.Tensor,
+        g1: tf.Tensor,
+        mask: tf.Tensor,
+        filter_size: Pair,
+        strides: Pair,
+        padding: Padding,
+        dilations: Pair,
+    ) -> tf.Tensor:
+        window = _window(strides, padding, dilations, filter_size)
+        return self._ops.keras_private_ring_depthwise_filter([x0, x1], [g0, g1], [mask], **window)
+
     def and_words(self, x0: tf.Tensor, x1: tf.Tensor, y0: tf.Tensor, y1: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         return self._ops.keras_private_ring_and_words(x0, x1, y0, y1, mask)
 
@@ -118,6 +215,11 @@ class NativeKernels(PortableKernels):
         transpose_b: bool,
     ) -> tf.Tensor:
         return self._ops.keras_private_ring_matmul(x, y, mask, transpose_a=transpose_a, transpose_b=transpose_b)
+
+
+def _window(strides: Pair, padding: Padding, dilations: Pair, sizes: Pair | None = None) -> dict[str, list[int]]:
+    attributes = {"strides": list(strides), "padding": [*padding[0], *padding[1]], "dilations": list(dilations)}
+    return attributes if sizes is None else {**attributes, "sizes": list(sizes)}
 
 
 def _sizes(shape: Any) -> tf.Tensor:

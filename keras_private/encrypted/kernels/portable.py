@@ -280,7 +280,8 @@ def _split(g: tf.Tensor, channels: int, multiplier: int) -> tf.Tensor:
 
 
 def _power(exponent: int) -> tf.Tensor:
-    return tf.constant(2**exponent, tf.int64)
+    # 2^63 is -2^63 in the ring.
+    return tf.constant(2**exponent if exponent < 63 else -(2**63), tf.int64)
 
 
 def _shifted(word: tf.Tensor, places: int) -> tf.Tensor:

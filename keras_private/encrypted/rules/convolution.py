@@ -53,6 +53,12 @@ class Conv2DRule(Rule):
             tuple(layer.dilation_rate),
         )
 
+    def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
+        if name != "kernel":
+            return [()]
+        last = len(getattr(layer, self.variable).shape) - 1
+        return [tuple(range(last)), (*range(last - 1), last)]
+
     def channels(self, kernel: tf.TensorShape) -> int:
         return kernel[3]
 
@@ -121,7 +127,9 @@ class Conv2DRule(Rule):
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
         places = batch * max(math.prod(shapes[0][1:-1]) for _, shapes in call_shapes(layer))
-        preflight.product(layer.name, "the gradient of the kernel", places * inputs[0].magnitude * gradient)
+        preflight.gradient(layer.name, "kernel", places * inputs[0].magnitude * gradient)
+        if layer.use_bias:
+            preflight.gradient(layer.name, "bias", places * gradient)
         kernel = np.abs(values["kernel"])
         axes = tuple(axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2)
         back = gradient * magnitude(kernel.sum(axes))
@@ -161,6 +169,9 @@ class DepthwiseConv2DRule(Conv2DRule):
 
     def check(self, layer: Any) -> None:
         require_channels_last(layer)
+
+    def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
+        return [(0, 1), (0, 1, 3)] if name == "kernel" else [()]
 
     def channels(self, kernel: tf.TensorShape) -> int:
         return kernel[2] * kernel[3]

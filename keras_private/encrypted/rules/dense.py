@@ -27,6 +27,9 @@ class DenseRule(Rule):
         found = pull("kernel", layer.kernel, layer.trainable)
         return {**found, **pull("bias", layer.bias, layer.trainable)} if layer.use_bias else found
 
+    def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
+        return [(0,), (1,)] if name == "kernel" else [()]
+
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
     ) -> tuple[list[Shared], Any]:
@@ -61,7 +64,9 @@ class DenseRule(Rule):
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
         rows = batch * max(math.prod(shapes[0][1:-1]) for shapes, _ in call_shapes(layer))
-        preflight.product(layer.name, "the gradient of the kernel", rows * inputs[0].magnitude * gradient)
+        preflight.gradient(layer.name, "kernel", rows * inputs[0].magnitude * gradient)
+        if layer.use_bias:
+            preflight.gradient(layer.name, "bias", rows * gradient)
         back = gradient * magnitude(abs(values["kernel"]).sum(1))
         preflight.product(layer.name, "the gradient of the input", back)
         return [back]

@@ -49,5 +49,5 @@ class EmbeddingRule(Rule):
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
         positions = batch * max(math.prod(shapes[0][1:]) for shapes, _ in call_shapes(layer))
-        preflight.value(layer.name, "the gradient of the table", positions * gradient)
+        preflight.gradient(layer.name, "embeddings", positions * gradient)
         return [0.0]

@@ -59,6 +59,10 @@ class Rule(abc.ABC):
         """The arrays that forward reads, by a name of the rule's own."""
         return {}
 
+    def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
+        """Over which axes `bounds` and `backward_bounds` sum the magnitudes of a parameter; () is each element."""
+        return [()]
+
     @abc.abstractmethod
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool

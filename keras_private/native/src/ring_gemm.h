@@ -1,7 +1,7 @@
 // Products of matrices over the integers modulo 2^64, whose elements stand anywhere in memory.
 //
-// A convolution is such a product: the offset of a pixel's window plus the offset of a place in it. So windows are never
-// written out; they are gathered into the panels that a product needs anyway, a block at a time.
+// A convolution is such a product: the offset of a pixel's window plus the offset of a place in it. So windows are
+// never written out; they are gathered into the panels that a product needs anyway, a block at a time.
 #ifndef KERAS_PRIVATE_NATIVE_RING_GEMM_H_
 #define KERAS_PRIVATE_NATIVE_RING_GEMM_H_
 
@@ -32,13 +32,14 @@ struct RingFactor {
   Grid lines, depth;
 };
 
-// out[rows(i) + j] += sum over the summands s and k < depth of left[s](i, k) * right[s](j, k), i < rows, j < columns.
+// out[out_rows(i) + out_columns(j)] += sum over summands s and k < depth of left[s](i, k) * right[s](j, k), for
+// i < rows and j < columns.
 struct RingProduct {
   int summands = 1;
   RingFactor left[2], right[2];
   int64_t rows, columns, depth;
   uint64_t* out;
-  Grid out_rows;
+  Grid out_rows, out_columns = Grid::Line(1);
 };
 
 // Runs its second argument over [0, total), in parts; the first argument and the estimated cycles of one unit.

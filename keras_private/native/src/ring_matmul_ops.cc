@@ -24,6 +24,7 @@ REGISTER_OP("KerasPrivateRingMatmul")
     .Attr("masks: int >= 0")
     .Attr("transpose_a: bool = false")
     .Attr("transpose_b: bool = false")
+    .Attr("tile: int = 0")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle x, y, out;
       TF_RETURN_IF_ERROR(FactorShapes(c, 2, &x, &y));
@@ -34,13 +35,20 @@ REGISTER_OP("KerasPrivateRingMatmul")
       TF_RETURN_IF_ERROR(c->Merge(c->Dim(x, transpose_a ? 0 : 1), c->Dim(y, transpose_b ? 1 : 0), &unused));
       return ProductShape(c, c->Matrix(c->Dim(x, transpose_a ? 1 : 0), c->Dim(y, transpose_b ? 0 : 1)));
     })
-    .Doc("mask + A(x0) B(y0 + y1) + A(x1) B(y0) modulo 2^64, or A(x0) B(y0) of one share each.");
+    .Doc("mask + A(x0) B(y0 + y1) + A(x1) B(y0) modulo 2^64, or A(x0) B(y0) of one share each. "
+         "For tests: tile 1 and on are those of narrower vectors.");
 
 class MatmulOp : public OpKernel {
  public:
   explicit MatmulOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("transpose_a", &transpose_a_));
     OP_REQUIRES_OK(context, context->GetAttr("transpose_b", &transpose_b_));
+    int64_t index;
+    int count;
+    OP_REQUIRES_OK(context, context->GetAttr("tile", &index));
+    const RingTile* const* tiles = RingTiles(&count);
+    OP_REQUIRES(context, index >= 0 && index < count, InvalidArgument("this processor has ", count, " tiles"));
+    tile_ = tiles[index];
   }
 
   void Compute(OpKernelContext* context) override {
@@ -62,11 +70,12 @@ class MatmulOp : public OpKernel {
     product.out_rows = Grid::Line(columns);
     SetFactors(x, y, Grid::Line(transpose_a_ ? 1 : depth), Grid::Line(transpose_a_ ? rows : 1),
                Grid::Line(transpose_b_ ? depth : 1), Grid::Line(transpose_b_ ? 1 : columns), &product);
-    RunProduct(context, product);
+    RunProduct(context, product, *tile_);
   }
 
  private:
   bool transpose_a_, transpose_b_;
+  const RingTile* tile_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingMatmul").Device(tensorflow::DEVICE_CPU), MatmulOp);

@@ -1,4 +1,4 @@
-// What the bilinear ops share: op(x: shares, y: shares, mask: 0 or 1) = mask + B(x0, y0 + y1) + B(x1, y0), or B(x0, y0).
+// What the bilinear ops share: mask + B(x0, y0 + y1) + B(x1, y0) of two shares each, or B(x0, y0) of one.
 #ifndef KERAS_PRIVATE_NATIVE_RING_PRODUCT_OPS_H_
 #define KERAS_PRIVATE_NATIVE_RING_PRODUCT_OPS_H_
 
@@ -101,12 +101,14 @@ inline void SetFactors(const Shares& left, const Shares& right, const Grid& left
   }
 }
 
-inline void RunProduct(tensorflow::OpKernelContext* context, const RingProduct& product) {
+inline void RunProduct(tensorflow::OpKernelContext* context, const RingProduct& product,
+                       const RingTile& tile = WidestRingTile()) {
   const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
   AddRingProduct(product, threads,
                  [context](int64_t total, int64_t cycles, const std::function<void(int64_t, int64_t)>& work) {
                    Sharded(context, total, cycles, work);
-                 });
+                 },
+                 tile);
 }
 
 }  // namespace keras_private

@@ -1,16 +1,8 @@
-// Keystreams as words of the ring: masks that sum to zero, and the truncation's steps, which mask what they compute.
-//
-// F(key, nonce) is the ChaCha20 keystream of RFC 8439 from block 0 on, as little-endian words; n/s is nonce n with its
-// last byte s. The streams of an op are made a block at a time beside its arithmetic and are never written out.
+// Keystreams, and masks that sum to zero over the three parties (ring_streams.h).
 //
 // Deterministic functions of keys and nonces, which arrive as run-time tensors (see expand_ops.cc).
-#include <memory>
-
-#include "cipher.h"
-#include "op_helpers.h"
-#include "ring_ops.h"
+#include "ring_streams.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/tensor_util.h"
 
 namespace keras_private {
 namespace {
@@ -18,79 +10,9 @@ namespace {
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
-using tensorflow::Status;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
 using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
-constexpr int64_t kChunkBlocks = 256;
-constexpr int64_t kChunkBytes = kChunkBlocks * int64_t{kChaChaBlockBytes};
-constexpr int kMostStreams = 4;
-
-struct RingStream {
-  const uint8_t* key;
-  uint8_t nonce[kChaChaNonceBytes];
-};
-
-Status CheckBytes(OpKernelContext* context, int index, const char* name, int64_t size) {
-  const Tensor& tensor = context->input(index);
-  if (tensor.dims() == 1 && tensor.dim_size(0) == size) return tensorflow::OkStatus();
-  return InvalidArgument(name, " must be ", size, " bytes of shape [", size, "], got shape ",
-                         tensor.shape().DebugString());
-}
-
-// The stream of key input `key` and nonce input `nonce`; with a number, that becomes the nonce's last byte.
-Status GetStream(OpKernelContext* context, int key, int nonce, int number, RingStream* stream) {
-  TF_RETURN_IF_ERROR(CheckBytes(context, key, "key", kKeyBytes));
-  TF_RETURN_IF_ERROR(CheckBytes(context, nonce, "nonce", kChaChaNonceBytes));
-  stream->key = context->input(key).flat<uint8_t>().data();
-  std::memcpy(stream->nonce, context->input(nonce).flat<uint8_t>().data(), kChaChaNonceBytes);
-  if (number >= 0) stream->nonce[kChaChaNonceBytes - 1] = static_cast<uint8_t>(number);
-  return tensorflow::OkStatus();
-}
-
-Status CheckBlocks(int64_t blocks) {
-  if (blocks <= int64_t{1} << 32) return tensorflow::OkStatus();
-  return InvalidArgument("the keystream would pass block 2^32 and repeat: ", blocks, " blocks");
-}
-
-// body(first, count, words) gets words[s][0 .. count) = stream s from word `first` on, over all of [0, size).
-template <typename Word, typename Body>
-Status WithStreams(OpKernelContext* context, const RingStream* streams, int stream_count, int64_t size,
-                   const Body& body) {
-  constexpr int64_t kBlockWords = kChaChaBlockBytes / sizeof(Word);
-  const int64_t blocks = (size + kBlockWords - 1) / kBlockWords;
-  TF_RETURN_IF_ERROR(CheckBlocks(blocks));
-  const auto work = [&](int64_t start, int64_t limit) -> Failure {
-    const int64_t held = std::min(kChunkBlocks, limit - start) * kBlockWords;
-    const std::unique_ptr<Word[]> scratch(new Word[stream_count * held]);
-    const Word* words[kMostStreams] = {};
-    Failure failure = nullptr;
-    for (int64_t block = start; block < limit && failure == nullptr; block += kChunkBlocks) {
-      const int64_t first = block * kBlockWords;
-      const int64_t count = std::min({held, size - first, limit * kBlockWords - first});
-      for (int s = 0; s < stream_count && failure == nullptr; ++s) {
-        Word* to = scratch.get() + s * held;
-        words[s] = to;
-        failure = ChaCha20Keystream(streams[s].key, streams[s].nonce, static_cast<uint32_t>(block), to,
-                                    count * sizeof(Word));
-      }
-      if (failure == nullptr) body(first, count, words);
-    }
-    Cleanse(scratch.get(), stream_count * held * sizeof(Word));
-    return failure;
-  };
-  return ShardedRun(context, blocks, 100 * stream_count, work);
-}
-
-Status ShapeFromInput(InferenceContext* c, int index) {
-  ShapeHandle out;
-  TF_RETURN_IF_ERROR(c->MakeShapeFromShapeTensor(index, &out));
-  for (int i = 0; i < c->num_outputs(); ++i) c->set_output(i, out);
-  return tensorflow::OkStatus();
-}
 
 REGISTER_OP("KerasPrivateRingKeystream")
     .Input("key: uint8")
@@ -114,64 +36,6 @@ REGISTER_OP("KerasPrivateRingZeroMask")
     .SetShapeFn([](InferenceContext* c) { return ShapeFromInput(c, 3); })
     .Doc("F(key_a, nonce) - F(key_b, nonce), or their exclusive or where `bits`.");
 
-REGISTER_OP("KerasPrivateRingTruncDealer")
-    .Input("key0: uint8")
-    .Input("key2: uint8")
-    .Input("nonce: uint8")
-    .Input("shape: Tshape")
-    .Output("a1: int64")
-    .Output("m1: int64")
-    .Attr("Tshape: {int32, int64} = DT_INT32")
-    .Attr("bits: int")
-    .SetShapeFn([](InferenceContext* c) { return ShapeFromInput(c, 3); })
-    .Doc("r = F(key0, n/1) + F(key2, n/1); (r >> bits) - F(key0, n/2); (msb(r) << 64 - bits) - F(key0, n/3).");
-
-REGISTER_OP("KerasPrivateRingTruncMask")
-    .Input("key2: uint8")
-    .Input("nonce: uint8")
-    .Input("z2: int64")
-    .Output("out: int64")
-    .SetShapeFn([](InferenceContext* c) { return SameShapeFrom(c, 2); })
-    .Doc("z2 + F(key2, n/0).");
-
-REGISTER_OP("KerasPrivateRingTruncOpen0")
-    .Input("key0: uint8")
-    .Input("nonce: uint8")
-    .Input("z2m: int64")
-    .Input("z0: int64")
-    .Output("c0: int64")
-    .SetShapeFn([](InferenceContext* c) { return SameShapeFrom(c, 2); })
-    .Doc("z0 + z2m + F(key0, n/1) + 2^62.");
-
-REGISTER_OP("KerasPrivateRingTruncOpen1")
-    .Input("key2: uint8")
-    .Input("nonce: uint8")
-    .Input("z1: int64")
-    .Output("c1: int64")
-    .SetShapeFn([](InferenceContext* c) { return SameShapeFrom(c, 2); })
-    .Doc("z1 - F(key2, n/0) + F(key2, n/1).");
-
-REGISTER_OP("KerasPrivateRingTruncClose0")
-    .Input("key0: uint8")
-    .Input("nonce: uint8")
-    .Input("c0: int64")
-    .Input("c1: int64")
-    .Output("u0: int64")
-    .Attr("bits: int")
-    .SetShapeFn([](InferenceContext* c) { return SameShapeFrom(c, 2); })
-    .Doc("c = c0 + c1; (c >> bits) - 2^(62 - bits) - F(key0, n/2) + [c < 2^63] F(key0, n/3) - F(key0, n/4).");
-
-REGISTER_OP("KerasPrivateRingTruncClose1")
-    .Input("key2: uint8")
-    .Input("nonce: uint8")
-    .Input("c0: int64")
-    .Input("c1: int64")
-    .Input("a1: int64")
-    .Input("m1: int64")
-    .Output("u1: int64")
-    .SetShapeFn([](InferenceContext* c) { return SameShapeFrom(c, 2); })
-    .Doc("-a1 + [c0 + c1 < 2^63] m1 - F(key2, n/4).");
-
 class KeystreamOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -180,12 +44,11 @@ class KeystreamOp : public OpKernel {
     RingStream stream;
     OP_REQUIRES_OK(context, GetStream(context, 0, 1, -1, &stream));
     TensorShape shape;
-    OP_REQUIRES_OK(context, tensorflow::tensor::MakeShape(context->input(2), &shape));
+    OP_REQUIRES_OK(context, GetShape(context, 2, tensorflow::DataTypeSize(output_type(0)), &shape));
     Tensor* output = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
     constexpr int64_t kBlock = kChaChaBlockBytes;
     const int64_t size = output->tensor_data().size(), blocks = (size + kBlock - 1) / kBlock;
-    OP_REQUIRES_OK(context, CheckBlocks(blocks));
     auto* out = reinterpret_cast<uint8_t*>(const_cast<char*>(output->tensor_data().data()));
     OP_REQUIRES_OK(context, ShardedRun(context, blocks, 100, [&](int64_t start, int64_t limit) -> Failure {
                      // In chunks: the cipher finds in the cache what it has just cleared.
@@ -213,7 +76,7 @@ class ZeroMaskOp : public OpKernel {
     OP_REQUIRES_OK(context, GetStream(context, 0, 2, -1, &streams[0]));
     OP_REQUIRES_OK(context, GetStream(context, 1, 2, -1, &streams[1]));
     TensorShape shape;
-    OP_REQUIRES_OK(context, tensorflow::tensor::MakeShape(context->input(3), &shape));
+    OP_REQUIRES_OK(context, GetShape(context, 3, sizeof(Word), &shape));
     Tensor* output = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
     Word* out = reinterpret_cast<Word*>(output->flat<T>().data());
@@ -234,120 +97,6 @@ class ZeroMaskOp : public OpKernel {
   bool bits_;
 };
 
-Status GetBits(OpKernelConstruction* context, int64_t* bits) {
-  TF_RETURN_IF_ERROR(context->GetAttr("bits", bits));
-  if (*bits >= 1 && *bits <= 62) return tensorflow::OkStatus();
-  return InvalidArgument("bits must be 1 to 62, got ", *bits);
-}
-
-class TruncDealerOp : public OpKernel {
- public:
-  explicit TruncDealerOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, GetBits(context, &bits_));
-  }
-
-  void Compute(OpKernelContext* context) override {
-    RingStream streams[4];
-    OP_REQUIRES_OK(context, GetStream(context, 0, 2, 1, &streams[0]));
-    OP_REQUIRES_OK(context, GetStream(context, 1, 2, 1, &streams[1]));
-    OP_REQUIRES_OK(context, GetStream(context, 0, 2, 2, &streams[2]));
-    OP_REQUIRES_OK(context, GetStream(context, 0, 2, 3, &streams[3]));
-    TensorShape shape;
-    OP_REQUIRES_OK(context, tensorflow::tensor::MakeShape(context->input(3), &shape));
-    Tensor *output = nullptr, *second = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
-    OP_REQUIRES_OK(context, context->allocate_output(1, shape, &second));
-    uint64_t *a1 = RingWords(output), *m1 = RingWords(second);
-    const int64_t bits = bits_;
-    OP_REQUIRES_OK(context, WithStreams<uint64_t>(context, streams, 4, output->NumElements(),
-                                                  [=](int64_t first, int64_t count, const uint64_t* const* words) {
-                                                    for (int64_t i = 0; i < count; ++i) {
-                                                      const uint64_t r = words[0][i] + words[1][i];
-                                                      a1[first + i] = (r >> bits) - words[2][i];
-                                                      m1[first + i] = ((r >> 63) << (64 - bits)) - words[3][i];
-                                                    }
-                                                  }));
-  }
-
- private:
-  int64_t bits_;
-};
-
-constexpr uint64_t kHalf = uint64_t{1} << 62;
-
-// `word` where `opened` is below 2^63, else 0.
-inline uint64_t Below(uint64_t opened, uint64_t word) { return word & ((opened >> 63) - 1); }
-
-// A step of the truncation: At(x, f, bits) from one word of each input and of each stream f[s] = F(key, n / kStreams[s]).
-struct MaskStep {
-  static constexpr int kInputs = 1, kStreams[] = {0};
-  static constexpr bool kHasBits = false;
-  static uint64_t At(const uint64_t* x, const uint64_t* f, int) { return x[0] + f[0]; }
-};
-
-struct Open0Step {
-  static constexpr int kInputs = 2, kStreams[] = {1};
-  static constexpr bool kHasBits = false;
-  static uint64_t At(const uint64_t* x, const uint64_t* f, int) { return x[0] + x[1] + f[0] + kHalf; }
-};
-
-struct Open1Step {
-  static constexpr int kInputs = 1, kStreams[] = {0, 1};
-  static constexpr bool kHasBits = false;
-  static uint64_t At(const uint64_t* x, const uint64_t* f, int) { return x[0] - f[0] + f[1]; }
-};
-
-struct Close0Step {
-  static constexpr int kInputs = 2, kStreams[] = {2, 3, 4};
-  static constexpr bool kHasBits = true;
-  static uint64_t At(const uint64_t* x, const uint64_t* f, int bits) {
-    const uint64_t opened = x[0] + x[1];
-    return (opened >> bits) - (kHalf >> bits) - f[0] + Below(opened, f[1]) - f[2];
-  }
-};
-
-struct Close1Step {
-  static constexpr int kInputs = 4, kStreams[] = {4};
-  static constexpr bool kHasBits = false;
-  static uint64_t At(const uint64_t* x, const uint64_t* f, int) { return Below(x[0] + x[1], x[3]) - x[2] - f[0]; }
-};
-
-// Inputs: key, nonce, and words of one shape; the result takes the place of the last where no one else reads that.
-template <typename Step>
-class TruncStepOp : public OpKernel {
- public:
-  explicit TruncStepOp(OpKernelConstruction* context) : OpKernel(context) {
-    if (Step::kHasBits) OP_REQUIRES_OK(context, GetBits(context, &bits_));
-  }
-
-  void Compute(OpKernelContext* context) override {
-    constexpr int kStreams = sizeof(Step::kStreams) / sizeof(int), kInputs = Step::kInputs;
-    RingStream streams[kStreams];
-    for (int s = 0; s < kStreams; ++s) OP_REQUIRES_OK(context, GetStream(context, 0, 1, Step::kStreams[s], &streams[s]));
-    constexpr int kLast = kInputs + 1;
-    OP_REQUIRES_OK(context, CheckOneShape(context, 2, kLast));
-    const uint64_t* in[kInputs];
-    for (int i = 0; i < kInputs; ++i) in[i] = RingWords(context->input(2 + i));
-    Tensor* output = nullptr;
-    OP_REQUIRES_OK(context,
-                   context->forward_input_or_allocate_output({kLast}, 0, context->input(kLast).shape(), &output));
-    uint64_t* out = RingWords(output);
-    const int bits = static_cast<int>(bits_);
-    const auto body = [&in, out, bits](int64_t first, int64_t count, const uint64_t* const* words) {
-      for (int64_t i = 0; i < count; ++i) {
-        uint64_t x[kInputs], f[kStreams];
-        for (int k = 0; k < kInputs; ++k) x[k] = in[k][first + i];
-        for (int s = 0; s < kStreams; ++s) f[s] = words[s][i];
-        out[first + i] = Step::At(x, f, bits);
-      }
-    };
-    OP_REQUIRES_OK(context, WithStreams<uint64_t>(context, streams, kStreams, output->NumElements(), body));
-  }
-
- private:
-  int64_t bits_ = 0;
-};
-
 REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingKeystream").Device(tensorflow::DEVICE_CPU), KeystreamOp);
 #define KERAS_PRIVATE_ZERO_MASK(T, Word)                                                                \
   REGISTER_KERNEL_BUILDER(                                                                              \
@@ -358,12 +107,6 @@ KERAS_PRIVATE_ZERO_MASK(int16_t, uint16_t);
 KERAS_PRIVATE_ZERO_MASK(int32_t, uint32_t);
 KERAS_PRIVATE_ZERO_MASK(int64_t, uint64_t);
 #undef KERAS_PRIVATE_ZERO_MASK
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncDealer").Device(tensorflow::DEVICE_CPU), TruncDealerOp);
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncMask").Device(tensorflow::DEVICE_CPU), TruncStepOp<MaskStep>);
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncOpen0").Device(tensorflow::DEVICE_CPU), TruncStepOp<Open0Step>);
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncOpen1").Device(tensorflow::DEVICE_CPU), TruncStepOp<Open1Step>);
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncClose0").Device(tensorflow::DEVICE_CPU), TruncStepOp<Close0Step>);
-REGISTER_KERNEL_BUILDER(Name("KerasPrivateRingTruncClose1").Device(tensorflow::DEVICE_CPU), TruncStepOp<Close1Step>);
 
 }  // namespace
 }  // namespace keras_private

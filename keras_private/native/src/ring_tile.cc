@@ -38,9 +38,10 @@ struct Portable {
 };
 
 constexpr RingTile kPortable = {
-    2, 4,
+    2, 4, 4,
     [](int64_t depth, const uint64_t* left, const uint64_t* right, int used_rows, int used_columns,
-       uint64_t* const* out) { ForRows<Portable, 2, 1>(used_rows, depth, left, right, used_columns, out); }};
+       uint64_t* const* out) { ForRows<Portable, 2, 1>(used_rows, depth, left, right, used_columns, out); },
+    nullptr};
 
 #ifdef KERAS_PRIVATE_X86
 
@@ -53,7 +54,7 @@ struct Avx2 {
     __m256i low[Rows], cross[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) low[r] = cross[r] = _mm256_setzero_si256();
-    for (int64_t k = 0; k < depth; ++k, left += 6, right += 4) {
+    for (int64_t k = 0; k < depth; ++k, left += 4, right += 4) {
       const __m256i y = _mm256_load_si256(reinterpret_cast<const __m256i*>(right));
       const __m256i swapped = _mm256_shuffle_epi32(y, 0xb1);
 #pragma GCC unroll 8
@@ -80,10 +81,27 @@ struct Avx2 {
   }
 };
 
+typedef uint64_t Quad __attribute__((vector_size(32)));
+typedef uint64_t StoredQuad __attribute__((vector_size(32), aligned(8)));
+
+__attribute__((target("avx2"))) void TransposeAvx2(const uint64_t* const* lines, int stride, uint64_t* out) {
+  Quad from[4];
+  for (int i = 0; i < 4; ++i) from[i] = *reinterpret_cast<const StoredQuad*>(lines[i]);
+  // Pairs of lines, then pairs of pairs.
+  const Quad even = {0, 4, 2, 6}, odd = {1, 5, 3, 7}, lower = {0, 1, 4, 5}, upper = {2, 3, 6, 7};
+  for (int k = 0; k < 2; ++k) {
+    const Quad left = __builtin_shuffle(from[0], from[1], k ? odd : even);
+    const Quad right = __builtin_shuffle(from[2], from[3], k ? odd : even);
+    *reinterpret_cast<StoredQuad*>(out + k * stride) = __builtin_shuffle(left, right, lower);
+    *reinterpret_cast<StoredQuad*>(out + (k + 2) * stride) = __builtin_shuffle(left, right, upper);
+  }
+}
+
 constexpr RingTile kAvx2 = {
-    6, 4,
+    4, 4, 4,
     [](int64_t depth, const uint64_t* left, const uint64_t* right, int used_rows, int used_columns,
-       uint64_t* const* out) { ForRows<Avx2, 6, 1>(used_rows, depth, left, right, used_columns, out); }};
+       uint64_t* const* out) { ForRows<Avx2, 4, 1>(used_rows, depth, left, right, used_columns, out); },
+    TransposeAvx2};
 
 typedef uint64_t Lanes __attribute__((vector_size(64)));
 typedef uint64_t StoredLanes __attribute__((vector_size(64), aligned(8)));
@@ -119,13 +137,40 @@ struct Avx512 {
   }
 };
 
+__attribute__((target("avx512f,avx512dq"))) void TransposeAvx512(const uint64_t* const* lines, int stride,
+                                                                 uint64_t* out) {
+  Lanes from[8], quads[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) from[i] = *reinterpret_cast<const StoredLanes*>(lines[i]);
+  // Pairs of lines, pairs of pairs, then the halves.
+  const Lanes even = {0, 8, 2, 10, 4, 12, 6, 14}, odd = {1, 9, 3, 11, 5, 13, 7, 15};
+  const Lanes lower = {0, 1, 8, 9, 4, 5, 12, 13}, upper = {2, 3, 10, 11, 6, 7, 14, 15};
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    const Lanes* four = from + 4 * half;
+    const Lanes even01 = __builtin_shuffle(four[0], four[1], even), odd01 = __builtin_shuffle(four[0], four[1], odd);
+    const Lanes even23 = __builtin_shuffle(four[2], four[3], even), odd23 = __builtin_shuffle(four[2], four[3], odd);
+    quads[half] = __builtin_shuffle(even01, even23, lower);
+    quads[2 + half] = __builtin_shuffle(odd01, odd23, lower);
+    quads[4 + half] = __builtin_shuffle(even01, even23, upper);
+    quads[6 + half] = __builtin_shuffle(odd01, odd23, upper);
+  }
+  const Lanes first = {0, 1, 2, 3, 8, 9, 10, 11}, second = {4, 5, 6, 7, 12, 13, 14, 15};
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    *reinterpret_cast<StoredLanes*>(out + k * stride) = __builtin_shuffle(quads[2 * k], quads[2 * k + 1], first);
+    *reinterpret_cast<StoredLanes*>(out + (k + 4) * stride) = __builtin_shuffle(quads[2 * k], quads[2 * k + 1], second);
+  }
+}
+
 constexpr RingTile kAvx512 = {
-    8, 16,
+    8, 16, 8,
     [](int64_t depth, const uint64_t* left, const uint64_t* right, int used_rows, int used_columns,
        uint64_t* const* out) {
       (used_columns > 8 ? ForRows<Avx512, 8, 2> : ForRows<Avx512, 8, 1>)(used_rows, depth, left, right, used_columns,
                                                                          out);
-    }};
+    },
+    TransposeAvx512};
 
 #endif  // KERAS_PRIVATE_X86
 

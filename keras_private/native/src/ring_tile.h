@@ -15,8 +15,11 @@ constexpr int kMostTileColumns = 16;
 struct RingTile {
   int rows;
   int columns;
+  int lanes;  // Columns are computed in whole groups of so many; rows one by one.
   void (*add)(int64_t depth, const uint64_t* left, const uint64_t* right, int used_rows, int used_columns,
               uint64_t* const* out);
+  // out[k * stride + i] = lines[i][k] for i and k < lanes; null where the processor has no such shuffles.
+  void (*transpose)(const uint64_t* const* lines, int stride, uint64_t* out);
 };
 
 // For the widest vectors that this processor has.

@@ -101,7 +101,8 @@ __attribute__((always_inline)) inline uint64_t TreeOrder(uint64_t w) {
 
 KERAS_PRIVATE_CLONES
 void CarryLeaf(const uint64_t* a0, const uint64_t* a1, const uint64_t* b0, const uint64_t* b1, const uint64_t* mask,
-               int64_t size, uint64_t* generates, uint64_t* propagates0, uint64_t* propagates1) {
+               int64_t size, uint64_t* __restrict generates, uint64_t* __restrict propagates0,
+               uint64_t* __restrict propagates1) {
   for (int64_t i = 0; i < size; ++i) {
     const uint64_t both = (a0[i] & (b0[i] ^ b1[i])) ^ (a1[i] & b0[i]);
     generates[i] = mask[i] ^ TreeOrder(both);
@@ -135,7 +136,8 @@ __attribute__((always_inline)) inline void Level(const In* x0, const In* x1, con
   constexpr int kUsed = Width > 2 ? Width : 1;
   constexpr Out kBits = static_cast<Out>((uint64_t{1} << kUsed) - 1);
   for (int64_t i = 0; i < size; ++i) {
-    const In joined = Join<Width / 2, In>(x0[i], static_cast<In>(x0[i] >> Width), x1[i], static_cast<In>(x1[i] >> Width));
+    const In p0 = static_cast<In>(x0[i] >> Width), p1 = static_cast<In>(x1[i] >> Width);
+    const In joined = Join<Width / 2, In>(x0[i], p0, x1[i], p1);
     out[i] = static_cast<Out>(mask[i] ^ joined) & kBits;
   }
 }

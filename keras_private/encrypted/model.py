@@ -1,0 +1,448 @@
+"""EncryptedModel: Keras's compile, fit, evaluate and predict on secret-shared weights and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_private.encrypted import data
+from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.encrypted.losses import ACCURACY, Loss, loss_of
+from keras_private.encrypted.lowering import lower
+from keras_private.encrypted.optimizers import SGD, update_rule
+from keras_private.encrypted.parties import EMBEDDED, parties_named
+from keras_private.encrypted.ranges import Preflight
+from keras_private.encrypted.steps import MODEL_OWNER, Limits, Steps
+from keras_private.encrypted.variables import SharedVariable
+from keras_private.errors import ConfigurationError, EncodingError, OverflowPreflightError
+
+DEFAULT_RANGE = (-10.0, 10.0)
+REVEAL = ("loss", "metrics")
+_GROWTHS = (64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.5)
+
+
+class EncryptedModel:
+    """A Keras model whose weights, inputs, labels and every number between are shares at three parties.
+
+    | who                       | weights | inputs     | labels     | predictions | loss and metrics          |
+    |---------------------------|---------|------------|------------|-------------|---------------------------|
+    | each of the three parties | no      | no         | no         | no          | no                        |
+    | owner of the model        | yes     | no         | no         | no          | totals named by `reveal`  |
+    | owners of data            | no      | their own  | their own  | of theirs   | no                        |
+    | two parties that collude  | yes     | yes        | yes        | yes         | yes                       |
+
+    Everyone learns the architecture, shapes, the number of rows and steps, the optimizer and its learning rate.
+
+    Guarantees (Mohassel and Rindal 2018, "ABY3"; parties that follow the protocol, of which no two collude), each
+    locked by tests/encrypted:
+      * A party receives uniform words only, fresh in every run.
+      * Nothing is opened but predictions (to the owner of the inputs), totals per epoch named by `reveal`, one bit per
+        epoch that says whether weights are still within their limits, and what `reveal_to` and `parity_check` open.
+      * A layer, argument or loss without a rule, and numbers that could leave the ring, are refused before anything is
+        shared.
+
+    With parties="embedded", the default, the three run in this process: a simulation that protects from nobody who can
+    read its memory. Keras's History, callbacks and progress bar work; there is no eager mode and no `trainable` switch.
+
+    Args:
+        model: A built functional or Sequential model. It is not changed; its weights are shared now.
+        input_range: (low, high) that inputs must lie in, or a list of such pairs for several inputs. The narrower, the
+            larger the models that pass the overflow preflight.
+        fixed_point: Encoding; by default 16 bits after the point in the ring of 64 bits.
+        parties: Their name (keras_private.encrypted.register_parties).
+        weight_growth: How many times their first size the weights may reach in training, in sums over the inputs or
+            outputs of a layer; checked after each epoch. By default the most, up to 64, that the ring admits.
+
+    Raises:
+        UnsupportedLayerError: A layer or argument has no rule; named.
+        OverflowPreflightError: A layer's results could leave the ring; named, with bound and limit.
+        PartiesError: No parties of that name are known.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        input_range: Any = DEFAULT_RANGE,
+        fixed_point: FixedPoint | None = None,
+        parties: str = EMBEDDED,
+        weight_growth: float | None = None,
+    ) -> None:
+        self.fixed_point = fixed_point or FixedPoint()
+        self.program = lower(model)
+        self.model = model
+        self.parties = parties
+        self.input_ranges = _ranges(input_range, len(self.program.inputs))
+        self.weight_growth = _growth(weight_growth)
+        self._values = {name: parameter.value for name, parameter in self.program.parameters.items()}
+        self.program.check_ranges(self.fixed_point, self.input_ranges, self._values)
+        self._steps = Steps(self.program, parties_named(parties), self.fixed_point)
+        self._steps.set_weights(self._values)
+        self._shapes = [tuple(tensor.shape) for tensor in model.inputs]
+        self.optimizer: Any = None
+        self.loss: Any = None
+        self.reveal: tuple[str, ...] = ()
+        self.stop_training = False
+        self.history: Any = None
+        self._loss: Loss | None = None
+        self._rule: SGD | None = None
+        self._accuracy = ""
+        self._slots: dict[str, dict[str, SharedVariable]] = {}
+        self._train_counter, self._test_counter = (tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(2))
+
+    @property
+    def name(self) -> str:
+        return str(self.model.name)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """For Keras's callbacks: no metric keeps state in plaintext."""
+        return []
+
+    def compile(
+        self, optimizer: Any = "sgd", loss: Any = None, metrics: Any = None, *, reveal: Sequence[str] = REVEAL
+    ) -> None:
+        """Prepares for fit and evaluate.
+
+        Args:
+            optimizer: SGD by name or object, with momentum and Nesterov's; its learning rate may be a schedule.
+            loss: "mse", "binary_crossentropy", "categorical_crossentropy" or "sparse_categorical_crossentropy", or
+                Keras's objects for them. A model that ends with softmax or sigmoid is trained on what enters them.
+            metrics: ["accuracy"] or none.
+            reveal: What totals are opened after each epoch and evaluation, of "loss" and "metrics". Only what is opened
+                is in History, and what is not is not computed.
+
+        Raises:
+            ConfigurationError: An argument has no rule on shares.
+        """
+        found = tf.keras.optimizers.get(optimizer)
+        rule = update_rule(found)
+        unknown = set(reveal) - set(REVEAL)
+        if unknown or isinstance(reveal, str):
+            raise ConfigurationError(
+                f"reveal={reveal!r}", expected=f"a subset of {REVEAL}", remedy="name what is opened"
+            )
+        if len(self.program.outputs) != 1:
+            raise ConfigurationError("a model of several outputs", expected="one output", remedy="train one of them")
+        on_shares = loss_of(loss, self.program.last)
+        names = [metrics] if isinstance(metrics, str) else list(metrics or [])
+        if any(each not in ACCURACY for each in names) or len(names) > 1:
+            raise ConfigurationError(f"metrics={metrics!r}", expected="['accuracy'] or none", remedy="leave out others")
+        if names and not on_shares.to_logits:
+            raise ConfigurationError("accuracy of a regression", expected="no metrics", remedy="leave metrics out")
+        self.optimizer, self.loss, self._loss, self._rule = found, loss, on_shares, rule
+        self._accuracy = names[0] if names else ""
+        self.reveal = tuple(each for each in REVEAL if each in reveal)
+        self._slots = {name: rule.slots(name, self._values[name].shape) for name in self.program.trainable}
+        self._steps.forget("train")
+        self._steps.forget("evaluate")
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+    ) -> Any:
+        """Trains on shares.
+
+        Args:
+            x: Array or list of arrays of floats within input_range, shared by "data_owner"; Owned, Vertical or
+                Horizontal of several owners; or a tf.data.Dataset of (x, y) batches.
+            y: Labels, likewise.
+            batch_size: Rows of a step; the last step of an epoch may have fewer.
+            epochs: The last epoch's number.
+            verbose: As in Keras.
+            callbacks: As in Keras. Weights that they see are shares.
+            validation_split: Share of rows, the last ones, that are evaluated after each epoch.
+            validation_data: (x, y) that are evaluated after each epoch.
+            shuffle: Whether owners shuffle their rows before each epoch.
+            initial_epoch: The first epoch's number.
+
+        Returns:
+            Keras's History of what `reveal` names.
+
+        Raises:
+            ConfigurationError: The data does not fit, or compile was not called.
+            EncodingError: A value is NaN or out of range, before anything is shared; or weights have grown past their
+                limits, and those of the epoch before are kept.
+            OverflowPreflightError: Some number could leave the ring in training.
+        """
+        loss, rule = self._compiled()
+        batch_size = _positive(batch_size, "batch_size")
+        self.program.check_training()
+        rows = self._read(x, y, labelled=True)
+        validation = self._validation(validation_data)
+        if validation_split:
+            if validation is not None or not 0 < validation_split < 1:
+                raise ConfigurationError(
+                    f"validation_split={validation_split}",
+                    expected="between 0 and 1, without validation_data",
+                    remedy="give one of the two",
+                )
+            rows, validation = rows.split(validation_split)
+        preflight, limits = self._training_limits(loss, min(batch_size, rows.rows), rows)
+        verbose = 1 if verbose == "auto" else int(verbose)
+        follow = _callbacks(callbacks, self, verbose, epochs, rows.steps(batch_size))
+        self.stop_training = False
+        follow.on_train_begin()
+        logs: dict[str, float] = {}
+        for epoch in range(initial_epoch, epochs):
+            before = self._everything()
+            follow.on_epoch_begin(epoch)
+            self._steps.clear_totals()
+            for step, batch in enumerate(rows.batches(batch_size, shuffle)):
+                follow.on_train_batch_begin(step)
+                self._train_batch(batch, loss, rule, preflight)
+                follow.on_train_batch_end(step, {})
+            if self._steps.weights_exceed(limits):
+                self._put(before)
+                raise EncodingError(
+                    f"weights have grown past what the overflow preflight assumed, in epoch {epoch + 1}",
+                    expected="weights within a multiple of their first size; the epoch is undone",
+                    remedy="use a smaller learning rate, or leave room: a narrower input_range, a smaller batch",
+                )
+            logs = self._opened(rows.rows)
+            if validation is not None:
+                logs.update({f"val_{name}": value for name, value in self._evaluated(validation, batch_size).items()})
+            follow.on_epoch_end(epoch, logs)
+            if self.stop_training:
+                break
+        follow.on_train_end(logs)
+        return self.history
+
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int = 32, verbose: Any = "auto", return_dict: bool = False
+    ) -> Any:
+        """Loss and metrics that `reveal` names; predictions and labels are not opened.
+
+        Raises:
+            ConfigurationError: The data does not fit, nothing is revealed, or compile was not called.
+            EncodingError: A value is NaN or out of range.
+        """
+        self._compiled()
+        if not self._wants():
+            raise ConfigurationError(
+                "an evaluation of which nothing is opened",
+                expected="'loss' or 'metrics' in reveal",
+                remedy="compile so",
+            )
+        logs = self._evaluated(self._read(x, y, labelled=True), _positive(batch_size, "batch_size"))
+        if verbose not in (0, "0"):
+            print(" - ".join(f"{name}: {value:.4f}" for name, value in logs.items()))
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values[0] if len(values) == 1 else values
+
+    def predict(self, x: Any, batch_size: int = 32, verbose: Any = "auto") -> Any:
+        """Predictions, opened to the owner of the (first) input alone.
+
+        Returns:
+            float64 array, or a list of them for several outputs.
+
+        Raises:
+            ConfigurationError: The data does not fit.
+            EncodingError: A value is NaN or out of range.
+        """
+        rows = self._read(x, None, labelled=False)
+        follow = _callbacks(
+            None, self, 0 if verbose in (0, "0") else 1, 1, rows.steps(_positive(batch_size, "batch_size"))
+        )
+        follow.on_predict_begin()
+        found = []
+        for step, batch in enumerate(rows.batches(batch_size, shuffle=False)):
+            follow.on_predict_batch_begin(step)
+            found.append([output.numpy() for output in self._steps.predict(batch)(batch.inputs_as_tensors())])
+            follow.on_predict_batch_end(step, {"outputs": found[-1]})
+        follow.on_predict_end()
+        outputs = [np.concatenate(parts) for parts in zip(*found)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def reveal_to(self, owner: str = MODEL_OWNER) -> tf.keras.Model:
+        """Opens the weights to the model's owner: a plaintext copy of the Keras model.
+
+        Raises:
+            ConfigurationError: Another player asks.
+        """
+        if owner != MODEL_OWNER:
+            raise ConfigurationError(f"weights for {owner!r}", expected=f"{MODEL_OWNER!r}", remedy="ask as the owner")
+        copy = tf.keras.models.clone_model(self.model)
+        copy.set_weights(self.model.get_weights())
+        kept = [name for name, parameter in self.program.parameters.items() if parameter.variable is not None]
+        opened = self._steps.get_weights(kept)
+        places = {id(variable): place for place, variable in enumerate(self.model.weights)}
+        for name in kept:
+            copy.weights[places[id(self.program.parameters[name].variable)]].assign(
+                tf.cast(opened[name], copy.weights[places[id(self.program.parameters[name].variable)]].dtype)
+            )
+        return copy
+
+    def get_weights(self) -> list[Any]:
+        """All parties' shares of the weights, for set_weights: what EarlyStopping keeps. Useless to one party."""
+        return [self._steps.weights[name].shares() for name in self.program.parameters]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Puts back what get_weights returned."""
+        for name, shares in zip(self.program.parameters, weights):
+            self._steps.weights[name].put(shares)
+
+    def summary(self, print_fn: Any = print) -> None:
+        """Keras's summary, and how the model is computed."""
+        self.model.summary(print_fn=print_fn)
+        parties = parties_named(self.parties)
+        print_fn(f"Shared among {', '.join(parties.servers)}: 64 bits, {self.fixed_point.fraction} after the point.")
+        if parties.simulated:
+            print_fn(
+                "The parties run in this process: a simulation, which protects from nobody who can read its memory."
+            )
+
+    def _read(self, x: Any, y: Any, labelled: bool) -> data.Rows:
+        rows = data.read(self.program, self._shapes, self.input_ranges, x, y)
+        if not rows.rows:
+            raise ConfigurationError("no rows", expected="at least one", remedy="give data")
+        for place, block in enumerate(rows.blocks):
+            if not labelled:
+                continue
+            if block.labels is None:
+                raise ConfigurationError("no labels", expected="y", remedy="give labels")
+            if self._loss is not None:
+                outputs = tuple(self.model.output_shape)
+                rows.blocks[place] = block.with_labels(self._loss.labels(block.labels, outputs))
+        return rows
+
+    def _validation(self, given: Any) -> data.Rows | None:
+        if given is None:
+            return None
+        if isinstance(given, tf.data.Dataset):
+            return self._read(given, None, labelled=True)
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            raise ConfigurationError("validation_data", expected="(x, y) or a Dataset", remedy="give a pair")
+        return self._read(given[0], given[1], labelled=True)
+
+    def _compiled(self) -> tuple[Loss, SGD]:
+        if self._loss is None or self._rule is None:
+            raise ConfigurationError("the model was not compiled", expected="compile(...) first", remedy="call compile")
+        return self._loss, self._rule
+
+    def _wants(self) -> tuple[str, ...]:
+        wants = ("loss",) if "loss" in self.reveal else ()
+        return (*wants, "correct") if "metrics" in self.reveal and self._accuracy else wants
+
+    def _train_batch(self, batch: data.Batch, loss: Loss, rule: SGD, preflight: Preflight) -> None:
+        rate = self.optimizer.learning_rate
+        factor = float(rate) / batch.rows
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ConfigurationError(
+                f"the learning rate {float(rate)}", expected="finite, not negative", remedy="set it"
+            )
+        step, scale = self._steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
+        step(batch.inputs_as_tensors(), tf.constant(batch.labels), tf.constant(scale.whole(factor), tf.int64))
+        self.optimizer.iterations.assign_add(1)
+        self._train_counter.assign_add(1)
+
+    def _evaluated(self, rows: data.Rows, batch_size: int) -> dict[str, float]:
+        loss, _ = self._compiled()
+        wants = self._wants()
+        if not wants:
+            return {}
+        self._steps.clear_totals()
+        for batch in rows.batches(batch_size, shuffle=False):
+            self._steps.evaluate(batch, loss, wants)(batch.inputs_as_tensors(), tf.constant(batch.labels))
+        return self._opened(rows.rows)
+
+    def _opened(self, rows: int) -> dict[str, float]:
+        wants = self._wants()
+        if not wants:
+            return {}
+        totals = self._steps.open_totals(wants)
+        names = {"loss": "loss", "correct": self._accuracy}
+        return {names[each]: totals[each] / rows for each in wants}
+
+    def _training_limits(self, loss: Loss, batch: int, rows: data.Rows) -> tuple[Preflight, Limits]:
+        """Bounds in training, on the assumption that the limits on weights hold: as wide as the ring admits."""
+        wanted = _GROWTHS if self.weight_growth is None else (self.weight_growth,)
+        for growth in wanted:
+            try:
+                return self._limits_at(growth, loss, batch, rows)
+            except OverflowPreflightError:
+                if growth == wanted[-1]:
+                    raise
+        raise AssertionError("no growth was tried")
+
+    def _limits_at(self, growth: float, loss: Loss, batch: int, rows: data.Rows) -> tuple[Preflight, Limits]:
+        grown = {
+            # A parameter that starts at zero may reach `growth` itself.
+            name: growth * np.abs(value) if np.any(value) else np.full(value.shape, growth)
+            for name, value in self._values.items()
+        }
+        labels = max(float(np.max(np.abs(block.labels))) for block in rows.blocks if block.labels is not None)
+        preflight = self.program.check_ranges(
+            self.fixed_point, self.input_ranges, grown, lambda outputs: loss.gradient_bound(outputs, labels), batch
+        )
+        limits: list[tuple[str, tuple[int, ...], float]] = []
+        for node in self.program.nodes:
+            for name in node.rule.parameters(node.layer):
+                full = f"{node.layer.name}/{name}"
+                if full not in self.program.trainable or any(full == limit[0] for limit in limits):
+                    continue
+                for axes in node.rule.summed_axes(node.layer, name):
+                    sums = grown[full].sum(axes) if axes else grown[full]
+                    limits.append((full, axes, float(np.max(sums))))
+        return preflight, tuple(limits)
+
+    def _everything(self) -> Mapping[SharedVariable, Any]:
+        slots = [slot for each in self._slots.values() for slot in each.values()]
+        return {variable: variable.shares() for variable in [*self._steps.weights.values(), *slots]}
+
+    def _put(self, kept: Mapping[SharedVariable, Any]) -> None:
+        for variable, shares in kept.items():
+            variable.put(shares)
+
+
+def _callbacks(callbacks: Any, model: EncryptedModel, verbose: int, epochs: int, steps: int) -> Any:
+    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
+        return callbacks
+    return tf.keras.callbacks.CallbackList(
+        callbacks, add_history=True, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=steps
+    )
+
+
+def _ranges(given: Any, count: int) -> list[tuple[float, float]]:
+    pairs = [given] * count if isinstance(given, tuple) and len(given) == 2 else given
+    try:
+        found = [(float(low), float(high)) for low, high in pairs]
+        valid = len(found) == count and all(-math.inf < low <= high < math.inf for low, high in found)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"input_range={given!r}",
+            expected="(low, high), or a list of one pair per input",
+            remedy="declare the range",
+        )
+    return found
+
+
+def _growth(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1:
+        raise ConfigurationError(f"weight_growth={value!r}", expected="a number of at least 1", remedy="leave it out")
+    return float(value)
+
+
+def _positive(value: Any, name: str) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name}={value!r}", expected="a positive int", remedy=f"correct {name}")
+    return int(value)

@@ -1,0 +1,163 @@
+"""Optimizers on shares: SGD, with momentum and Nesterov's."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_private.encrypted.fixed_point import TRUNCATION_BITS, FixedPoint
+from keras_private.encrypted.protocol.functions import with_fraction
+from keras_private.encrypted.protocol.products import scale
+from keras_private.encrypted.protocol.truncation import truncate
+from keras_private.encrypted.shared import Shared, concat
+from keras_private.encrypted.variables import SharedVariable
+from keras_private.errors import ConfigurationError, OverflowPreflightError
+
+_FACTOR_BITS = 10
+_LEAST_FACTOR_BITS = 8
+VELOCITY_FRACTION = 24
+
+
+class StepScale:
+    """The public number learning rate / rows of the batch, as a whole number times a power of two.
+
+    It is a whole number of 8 to 10 bits, so that the learning rate counts to 0.2 %. `exponent` is fixed while tracing;
+    `within` tells whether another rate still fits that trace.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.exponent = _FACTOR_BITS - 1 - math.floor(math.log2(factor)) if factor > 0 else 0
+
+    def within(self, factor: float) -> bool:
+        # A factor of 0 is a whole number at any exponent.
+        return factor == 0 or 2 ** (_LEAST_FACTOR_BITS - 1) <= factor * 2.0**self.exponent <= 2**_FACTOR_BITS
+
+    def whole(self, factor: float) -> int:
+        return round(factor * 2.0**self.exponent)
+
+
+class SGD:
+    """w <- w - rate g; with momentum: v <- momentum v - rate g, w <- w + v (Keras's own form).
+
+    Velocities have VELOCITY_FRACTION bits after the point.
+    """
+
+    def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def slots(self, name: str, shape: tuple[int, ...]) -> dict[str, SharedVariable]:
+        if not self.momentum:
+            return {}
+        return {"velocity": SharedVariable(f"{name}/velocity", shape, VELOCITY_FRACTION)}
+
+    def update(
+        self,
+        weights: Mapping[str, SharedVariable],
+        slots: Mapping[str, Mapping[str, SharedVariable]],
+        gradients: Mapping[str, Shared],
+        bounds: Mapping[str, float],
+        step_scale: StepScale,
+        whole: tf.Tensor,
+    ) -> None:
+        """Assigns new weights and slots.
+
+        Args:
+            weights: By name.
+            slots: By name, from `slots`.
+            gradients: Sums over the batch, by name.
+            bounds: On their magnitude, by name.
+            step_scale: Of the learning rate over the rows of the batch.
+            whole: int64 scalar, its whole number.
+        """
+        fixed_point = next(iter(gradients.values())).session.fixed_point
+        fraction = VELOCITY_FRACTION if self.momentum else fixed_point.fraction
+        steps = _scaled(gradients, bounds, step_scale, whole, fraction)
+        for name, step in steps.items():
+            variable = weights[name]
+            session = step.session
+            if self.momentum:
+                slot = slots[name]["velocity"]
+                velocity = scale(slot.read(session), self.momentum) - step
+                slot.assign(velocity)
+                step = step - scale(velocity, self.momentum) if self.nesterov else -velocity
+                step = with_fraction(step, fixed_point.fraction)
+            variable.assign(variable.read(session) - step)
+
+
+def _scaled(
+    gradients: Mapping[str, Shared],
+    bounds: Mapping[str, float],
+    step_scale: StepScale,
+    whole: tf.Tensor,
+    fraction: int,
+) -> dict[str, Shared]:
+    """rate g with `fraction` bits after the point, by one truncation for all parameters."""
+    flat = []
+    names = list(gradients)
+    widest = max(gradients[name].fraction for name in names)
+    alike = {name: with_fraction(gradients[name], widest) for name in names}
+    bound = max(bounds[name] for name in names)
+    if bound * 2.0 ** (widest + _FACTOR_BITS) >= 2.0**TRUNCATION_BITS:
+        fixed_point = alike[names[0]].session.fixed_point
+        widest = fixed_point.fraction
+        alike = {name: with_fraction(gradients[name], widest) for name in names}
+        if bound * 2.0 ** (widest + _FACTOR_BITS) >= 2.0**TRUNCATION_BITS:
+            raise OverflowPreflightError(
+                f"gradients could reach {bound:.3g}",
+                expected=f"less than {2.0 ** (TRUNCATION_BITS - widest - _FACTOR_BITS):.3g}",
+                remedy="use a smaller batch or input_range",
+            )
+    for name in names:
+        flat.append(alike[name].local(lambda share: tf.reshape(share, [-1])))
+    together = concat(flat, 0) if len(flat) > 1 else flat[0]
+    session = together.session
+    pairs = []
+    for party in range(3):
+        with session.at(party):
+            factor = tf.identity(whole)
+            pairs.append(tuple(share * factor for share in together.pairs[party]))
+    wide = Shared(session, tuple(pairs), widest + step_scale.exponent)  # type: ignore[arg-type]
+    steps = truncate(wide, wide.fraction - fraction) if wide.fraction > fraction else with_fraction(wide, fraction)
+    found, start = {}, 0
+    for name in names:
+        shape = alike[name].shape
+        end = start + shape.num_elements()
+        found[name] = steps[start:end].local(functools.partial(tf.reshape, shape=shape))
+        start = end
+    return found
+
+
+def update_rule(optimizer: Any) -> SGD:
+    """The rule on shares of a Keras optimizer.
+
+    Raises:
+        ConfigurationError: There is none, or an argument is not honoured.
+    """
+    if type(optimizer) is not tf.keras.optimizers.SGD:
+        raise ConfigurationError(
+            f"the optimizer {type(optimizer).__name__} has no rule on shares",
+            expected="SGD, with or without momentum",
+            remedy="use tf.keras.optimizers.SGD",
+        )
+    config = optimizer.get_config()
+    for name in ("clipnorm", "global_clipnorm", "clipvalue", "weight_decay"):
+        if config.get(name):
+            raise _refused(name, config[name])
+    if config.get("use_ema"):
+        raise _refused("use_ema", True)
+    return SGD(float(config["momentum"]), bool(config["nesterov"]))
+
+
+def _refused(name: str, value: Any) -> ConfigurationError:
+    return ConfigurationError(
+        f"the optimizer has {name}={value}, which has no rule on shares", expected="its default", remedy="leave it out"
+    )
+
+
+def room(fixed_point: FixedPoint) -> float:
+    """Bound on summed gradients that the update can scale at all."""
+    return 2.0 ** (TRUNCATION_BITS - fixed_point.fraction - _FACTOR_BITS)
