@@ -77,5 +77,9 @@ class PartiesError(PrivacyError, LookupError):
     """The parties that a layer or model wants to compute with are not known to this process."""
 
 
+class ShareFileError(PrivacyError, OSError):
+    """A saved model of shares is missing, altered, or belongs to another model."""
+
+
 class RandomnessError(PrivacyError, RuntimeError):
     """No secure source of randomness can serve the request."""

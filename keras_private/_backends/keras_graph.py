@@ -24,6 +24,8 @@ class LayerCalls:
     calls: tuple[LayerCall, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    tensors: dict[int, Any]
+    """Keras's symbolic tensors of the values of the outermost model."""
 
 
 def layer_calls(model: Any) -> LayerCalls | None:
@@ -32,20 +34,21 @@ def layer_calls(model: Any) -> LayerCalls | None:
         return None
     reader = _Reader()
     entered = [reader.new() for _ in model.inputs]
-    outputs = reader.read(model, entered)
-    return LayerCalls(tuple(reader.calls), tuple(entered), tuple(outputs))
+    outputs = reader.read(model, entered, outermost=True)
+    return LayerCalls(tuple(reader.calls), tuple(entered), tuple(outputs), reader.tensors)
 
 
 class _Reader:
     def __init__(self) -> None:
         self.calls: list[LayerCall] = []
+        self.tensors: dict[int, Any] = {}
         self._values = 0
 
     def new(self) -> int:
         self._values += 1
         return self._values - 1
 
-    def read(self, model: Any, entered: list[int]) -> list[int]:
+    def read(self, model: Any, entered: list[int], outermost: bool = False) -> list[int]:
         known = {id(tensor): value for tensor, value in zip(model.inputs, entered)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
@@ -55,6 +58,8 @@ class _Reader:
                 outputs = self._call(node, inputs)
                 for tensor, value in zip(_flat(node.outputs), outputs):
                     known[id(tensor)] = value
+                    if outermost:
+                        self.tensors[value] = tensor
         return [known[id(tensor)] for tensor in model.outputs]
 
     def _call(self, node: Any, inputs: list[int]) -> list[int]:

@@ -22,8 +22,6 @@ from keras_private.encrypted.protocol.products import multiply, scale
 from keras_private.encrypted.shared import Shared, local
 from keras_private.errors import ConfigurationError
 
-ACCURACY = ("accuracy", "acc")
-
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -43,6 +41,10 @@ class Loss(abc.ABC):
     """
 
     to_logits = False
+
+    def metrics(self, outputs: int) -> tuple[str, ...]:
+        """Names of the metrics for a model of so many outputs."""
+        return ()
 
     @abc.abstractmethod
     def labels(self, y: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
@@ -83,6 +85,9 @@ class CategoricalCrossentropy(Loss):
 
     def __init__(self, sparse: bool) -> None:
         self.sparse = sparse
+
+    def metrics(self, outputs: int) -> tuple[str, ...]:
+        return ("accuracy", "acc")
 
     def labels(self, y: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
         if not self.sparse:
@@ -126,6 +131,10 @@ class BinaryCrossentropy(Loss):
     """-label log p - (1 - label) log(1 - p), p = sigmoid(logits), mean over the last axis; gradient (p - label) / n."""
 
     to_logits = True
+
+    def metrics(self, outputs: int) -> tuple[str, ...]:
+        # Of several outputs, Keras takes "accuracy" for that of one class among them.
+        return ("accuracy", "acc", "binary_accuracy") if outputs == 1 else ("binary_accuracy",)
 
     def labels(self, y: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
         return _same_shape(y, outputs)

@@ -52,6 +52,7 @@ class Program:
             rows), else 0.
         outputs: Values that leave.
         parameters: By "layer/name"; one entry for a layer that is called several times.
+        moved: Values between a pool and the ReLU that it was moved before: not those of the layer calls.
         last: "softmax" or "sigmoid" when the only output is this function of another value, else "".
     """
 
@@ -61,6 +62,7 @@ class Program:
     outputs: tuple[int, ...]
     parameters: Mapping[str, Parameter]
     last: str
+    moved: frozenset[int] = frozenset()
 
     @property
     def trainable(self) -> list[str]:
@@ -171,6 +173,9 @@ class Program:
             else symmetric(max(map(abs, given)))
             for value, depth, given in zip(self.inputs, self.input_depths, input_ranges)
         }
+        for place, found in enumerate(ranges.values()):
+            limit = fixed_point.input_bound
+            preflight.require("input", f"the declared range of input {place}", found.magnitude, limit)
         for node in self.nodes:
             outputs = node.rule.bounds(
                 node.layer, [ranges[each] for each in node.inputs], _own(node, values), preflight
@@ -259,7 +264,8 @@ def lower(model: Any) -> Program:
             nodes.append(Node(layer.name, layer, found, call.inputs, (fresh,)))
             nodes.append(Node(f"{layer.name}_activation", layer, _ACTIVATION, (fresh,), call.outputs))
             fresh += 1
-    ordered = tuple(_pools_first(nodes, set(read.outputs)))
+    reordered, moved = _pools_first(nodes, set(read.outputs))
+    ordered = tuple(reordered)
     return Program(
         nodes=ordered,
         inputs=read.inputs,
@@ -267,6 +273,7 @@ def lower(model: Any) -> Program:
         outputs=read.outputs,
         parameters=parameters,
         last=_last(ordered, read.outputs),
+        moved=frozenset(moved),
     )
 
 
@@ -279,9 +286,10 @@ def _last(nodes: Sequence[Node], outputs: Sequence[int]) -> str:
     return "softmax" if isinstance(function, Softmax) else "sigmoid" if isinstance(function, Sigmoid) else ""
 
 
-def _pools_first(nodes: list[Node], outputs: set[int]) -> list[Node]:
+def _pools_first(nodes: list[Node], outputs: set[int]) -> tuple[list[Node], set[int]]:
     """ReLU and then a maximum is the maximum and then ReLU, with fewer signs to find."""
     nodes = list(nodes)
+    moved: set[int] = set()
     for place in range(len(nodes) - 1):
         relu, pool = nodes[place], nodes[place + 1]
         is_relu = relu.rule is _ACTIVATION and isinstance(_ACTIVATION.function(relu.layer), Relu)
@@ -290,7 +298,8 @@ def _pools_first(nodes: list[Node], outputs: set[int]) -> list[Node]:
         if is_relu and is_pool and pool.inputs == relu.outputs and readers == 1:
             nodes[place] = dataclasses.replace(pool, inputs=relu.inputs, outputs=relu.outputs)
             nodes[place + 1] = dataclasses.replace(relu, inputs=relu.outputs, outputs=pool.outputs)
-    return nodes
+            moved.update(relu.outputs)
+    return nodes, moved
 
 
 def _depths(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_private.encrypted import data
+from keras_private.encrypted import data, inspection, saving, storing
+from keras_private.encrypted.cost import Cost
 from keras_private.encrypted.fixed_point import FixedPoint
-from keras_private.encrypted.losses import ACCURACY, Loss, loss_of
+from keras_private.encrypted.losses import Loss, loss_of
 from keras_private.encrypted.lowering import lower
 from keras_private.encrypted.optimizers import SGD, update_rule
 from keras_private.encrypted.parties import EMBEDDED, parties_named
@@ -22,7 +23,7 @@ from keras_private.errors import ConfigurationError, EncodingError, OverflowPref
 
 DEFAULT_RANGE = (-10.0, 10.0)
 REVEAL = ("loss", "metrics")
-_GROWTHS = (64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.5)
+_GROWTHS = (16.0, 8.0, 4.0, 2.0, 1.5)
 
 
 class EncryptedModel:
@@ -55,7 +56,7 @@ class EncryptedModel:
         fixed_point: Encoding; by default 16 bits after the point in the ring of 64 bits.
         parties: Their name (keras_private.encrypted.register_parties).
         weight_growth: How many times their first size the weights may reach in training, in sums over the inputs or
-            outputs of a layer; checked after each epoch. By default the most, up to 64, that the ring admits.
+            outputs of a layer; checked after each epoch. By default the most, up to 16, that the ring admits.
 
     Raises:
         UnsupportedLayerError: A layer or argument has no rule; named.
@@ -80,9 +81,9 @@ class EncryptedModel:
         self.weight_growth = _growth(weight_growth)
         self._values = {name: parameter.value for name, parameter in self.program.parameters.items()}
         self.program.check_ranges(self.fixed_point, self.input_ranges, self._values)
-        self._steps = Steps(self.program, parties_named(parties), self.fixed_point)
-        self._steps.set_weights(self._values)
-        self._shapes = [tuple(tensor.shape) for tensor in model.inputs]
+        self.steps = Steps(self.program, parties_named(parties), self.fixed_point)
+        self.share_weights()
+        self.input_shapes = [tuple(tensor.shape) for tensor in model.inputs]
         self.optimizer: Any = None
         self.loss: Any = None
         self.reveal: tuple[str, ...] = ()
@@ -93,6 +94,10 @@ class EncryptedModel:
         self._accuracy = ""
         self._slots: dict[str, dict[str, SharedVariable]] = {}
         self._train_counter, self._test_counter = (tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(2))
+
+    def share_weights(self) -> None:
+        """The owner shares the Keras model's weights, in place of those shared before."""
+        self.steps.set_weights(self._values)
 
     @property
     def name(self) -> str:
@@ -112,7 +117,7 @@ class EncryptedModel:
             optimizer: SGD by name or object, with momentum and Nesterov's; its learning rate may be a schedule.
             loss: "mse", "binary_crossentropy", "categorical_crossentropy" or "sparse_categorical_crossentropy", or
                 Keras's objects for them. A model that ends with softmax or sigmoid is trained on what enters them.
-            metrics: ["accuracy"] or none.
+            metrics: ["accuracy"], of several sigmoids ["binary_accuracy"], or none. Logits count as positive above 0.
             reveal: What totals are opened after each epoch and evaluation, of "loss" and "metrics". Only what is opened
                 is in History, and what is not is not computed.
 
@@ -130,16 +135,17 @@ class EncryptedModel:
             raise ConfigurationError("a model of several outputs", expected="one output", remedy="train one of them")
         on_shares = loss_of(loss, self.program.last)
         names = [metrics] if isinstance(metrics, str) else list(metrics or [])
-        if any(each not in ACCURACY for each in names) or len(names) > 1:
-            raise ConfigurationError(f"metrics={metrics!r}", expected="['accuracy'] or none", remedy="leave out others")
-        if names and not on_shares.to_logits:
-            raise ConfigurationError("accuracy of a regression", expected="no metrics", remedy="leave metrics out")
+        known = on_shares.metrics(int(self.model.output_shape[-1]))
+        if len(names) > 1 or any(each not in known for each in names):
+            raise ConfigurationError(
+                f"metrics={metrics!r}", expected=f"one of {known}, or none", remedy="leave out others"
+            )
         self.optimizer, self.loss, self._loss, self._rule = found, loss, on_shares, rule
         self._accuracy = names[0] if names else ""
         self.reveal = tuple(each for each in REVEAL if each in reveal)
         self._slots = {name: rule.slots(name, self._values[name].shape) for name in self.program.trainable}
-        self._steps.forget("train")
-        self._steps.forget("evaluate")
+        self.steps.forget("train")
+        self.steps.forget("evaluate")
 
     def fit(
         self,
@@ -200,12 +206,12 @@ class EncryptedModel:
         for epoch in range(initial_epoch, epochs):
             before = self._everything()
             follow.on_epoch_begin(epoch)
-            self._steps.clear_totals()
+            self.steps.clear_totals()
             for step, batch in enumerate(rows.batches(batch_size, shuffle)):
                 follow.on_train_batch_begin(step)
                 self._train_batch(batch, loss, rule, preflight)
                 follow.on_train_batch_end(step, {})
-            if self._steps.weights_exceed(limits):
+            if self.steps.weights_exceed(limits):
                 self._put(before)
                 raise EncodingError(
                     f"weights have grown past what the overflow preflight assumed, in epoch {epoch + 1}",
@@ -263,7 +269,7 @@ class EncryptedModel:
         found = []
         for step, batch in enumerate(rows.batches(batch_size, shuffle=False)):
             follow.on_predict_batch_begin(step)
-            found.append([output.numpy() for output in self._steps.predict(batch)(batch.inputs_as_tensors())])
+            found.append([output.numpy() for output in self.steps.predict(batch)(batch.inputs_as_tensors())])
             follow.on_predict_batch_end(step, {"outputs": found[-1]})
         follow.on_predict_end()
         outputs = [np.concatenate(parts) for parts in zip(*found)]
@@ -280,7 +286,7 @@ class EncryptedModel:
         copy = tf.keras.models.clone_model(self.model)
         copy.set_weights(self.model.get_weights())
         kept = [name for name, parameter in self.program.parameters.items() if parameter.variable is not None]
-        opened = self._steps.get_weights(kept)
+        opened = self.steps.get_weights(kept)
         places = {id(variable): place for place, variable in enumerate(self.model.weights)}
         for name in kept:
             copy.weights[places[id(self.program.parameters[name].variable)]].assign(
@@ -290,12 +296,56 @@ class EncryptedModel:
 
     def get_weights(self) -> list[Any]:
         """All parties' shares of the weights, for set_weights: what EarlyStopping keeps. Useless to one party."""
-        return [self._steps.weights[name].shares() for name in self.program.parameters]
+        return [self.steps.weights[name].shares() for name in self.program.parameters]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Puts back what get_weights returned."""
         for name, shares in zip(self.program.parameters, weights):
-            self._steps.weights[name].put(shares)
+            self.steps.weights[name].put(shares)
+
+    def save(self, folder: Any, overwrite: bool = True, options: Any = None) -> None:
+        """Writes a folder, as a whole or not at all: a file of shares for each party, and one for the owner.
+
+        Raises:
+            ShareFileError: The folder exists and is no saved model, or overwrite is False.
+        """
+        storing.save(self, folder, overwrite)
+
+    save_weights = save
+
+    @staticmethod
+    def load(folder: Any, parties: str | None = None) -> EncryptedModel:
+        """What save wrote: weights, optimizer, its state; compiled if it was.
+
+        Raises:
+            ShareFileError: A file is missing, altered or foreign.
+            PartiesError: The parties are not known to this process; give the name of others.
+        """
+        return storing.load(folder, parties)
+
+    def load_weights(self, folder: Any) -> None:
+        """Puts the shares of weights and optimizer state back that save wrote for the same architecture."""
+        saving.read(folder, self.shared_variables())
+
+    def shared_variables(self) -> dict[str, SharedVariable]:
+        """Everything that is kept as shares between steps, by name."""
+        slots = {f"{name}/{kind}": slot for name, each in self._slots.items() for kind, slot in each.items()}
+        return {**self.steps.weights, **slots}
+
+    def cost(self, batch_size: int = 32, training: bool = True) -> Cost:
+        """Bytes and rounds of one step, counted on its traced graph; print it for a table by layer.
+
+        Raises:
+            ConfigurationError: training, and compile was not called.
+        """
+        return inspection.cost(self, _positive(batch_size, "batch_size"), training)
+
+    def parity_check(self, x: Any, verbose: bool = True) -> dict[str, float]:
+        """Largest error of each layer's output against plaintext Keras. Opens every one of them and the weights.
+
+        For finding out whether a model works on shares, with data and weights that need no protection.
+        """
+        return inspection.parity_check(self, x, verbose)
 
     def summary(self, print_fn: Any = print) -> None:
         """Keras's summary, and how the model is computed."""
@@ -307,8 +357,24 @@ class EncryptedModel:
                 "The parties run in this process: a simulation, which protects from nobody who can read its memory."
             )
 
+    @property
+    def metric_names(self) -> list[str]:
+        return [self._accuracy] if self._accuracy else []
+
+    def traced_training(self, batch: data.Batch) -> Any:
+        """The function of one training step, as fit would run it with the learning rate of now."""
+        loss, rule = self._compiled()
+        self.program.check_training()
+        preflight, _ = self._training_limits(loss, batch.rows, data.Rows([batch]))
+        factor = float(self.optimizer.learning_rate) / batch.rows
+        return self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)[0]
+
+    def read_rows(self, x: Any) -> data.Rows:
+        """Inputs as predict takes them, checked."""
+        return self._read(x, None, labelled=False)
+
     def _read(self, x: Any, y: Any, labelled: bool) -> data.Rows:
-        rows = data.read(self.program, self._shapes, self.input_ranges, x, y)
+        rows = data.read(self.program, self.input_shapes, self.input_ranges, x, y)
         if not rows.rows:
             raise ConfigurationError("no rows", expected="at least one", remedy="give data")
         for place, block in enumerate(rows.blocks):
@@ -346,7 +412,7 @@ class EncryptedModel:
             raise ConfigurationError(
                 f"the learning rate {float(rate)}", expected="finite, not negative", remedy="set it"
             )
-        step, scale = self._steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
+        step, scale = self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
         step(batch.inputs_as_tensors(), tf.constant(batch.labels), tf.constant(scale.whole(factor), tf.int64))
         self.optimizer.iterations.assign_add(1)
         self._train_counter.assign_add(1)
@@ -356,16 +422,16 @@ class EncryptedModel:
         wants = self._wants()
         if not wants:
             return {}
-        self._steps.clear_totals()
+        self.steps.clear_totals()
         for batch in rows.batches(batch_size, shuffle=False):
-            self._steps.evaluate(batch, loss, wants)(batch.inputs_as_tensors(), tf.constant(batch.labels))
+            self.steps.evaluate(batch, loss, wants)(batch.inputs_as_tensors(), tf.constant(batch.labels))
         return self._opened(rows.rows)
 
     def _opened(self, rows: int) -> dict[str, float]:
         wants = self._wants()
         if not wants:
             return {}
-        totals = self._steps.open_totals(wants)
+        totals = self.steps.open_totals(wants)
         names = {"loss": "loss", "correct": self._accuracy}
         return {names[each]: totals[each] / rows for each in wants}
 
@@ -382,8 +448,8 @@ class EncryptedModel:
 
     def _limits_at(self, growth: float, loss: Loss, batch: int, rows: data.Rows) -> tuple[Preflight, Limits]:
         grown = {
-            # A parameter that starts at zero may reach `growth` itself.
-            name: growth * np.abs(value) if np.any(value) else np.full(value.shape, growth)
+            # A parameter that starts at zero may reach `growth` itself. Twice, since limits are rounded down.
+            name: 2 * growth * (np.abs(value) if np.any(value) else np.ones(value.shape))
             for name, value in self._values.items()
         }
         labels = max(float(np.max(np.abs(block.labels))) for block in rows.blocks if block.labels is not None)
@@ -398,12 +464,12 @@ class EncryptedModel:
                     continue
                 for axes in node.rule.summed_axes(node.layer, name):
                     sums = grown[full].sum(axes) if axes else grown[full]
-                    limits.append((full, axes, float(np.max(sums))))
+                    # Parties see limits: of the first weights, they learn a power of two.
+                    limits.append((full, axes, 2.0 ** math.floor(math.log2(float(np.max(sums))))))
         return preflight, tuple(limits)
 
     def _everything(self) -> Mapping[SharedVariable, Any]:
-        slots = [slot for each in self._slots.values() for slot in each.values()]
-        return {variable: variable.shares() for variable in [*self._steps.weights.values(), *slots]}
+        return {variable: variable.shares() for variable in self.shared_variables().values()}
 
     def _put(self, kept: Mapping[SharedVariable, Any]) -> None:
         for variable, shares in kept.items():

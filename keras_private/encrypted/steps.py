@@ -82,7 +82,7 @@ class Steps:
 
         return {name: value.numpy() for name, value in run().items()}
 
-    def _inputs(self, session: Session, parts: Any, owners: Owners) -> list[Shared]:
+    def share_inputs(self, session: Session, parts: Any, owners: Owners) -> list[Shared]:
         shared = []
         for arrays, labels, depth in zip(parts, owners, self.program.input_depths):
             pieces = []
@@ -96,7 +96,7 @@ class Steps:
             shared.append(pieces[0] if len(pieces) == 1 else concat(pieces, -1))
         return shared
 
-    def _parameters(self, session: Session) -> dict[str, Shared]:
+    def parameters(self, session: Session) -> dict[str, Shared]:
         return {name: variable.read(session) for name, variable in self.weights.items()}
 
     def predict(self, batch: Batch) -> Any:
@@ -104,8 +104,8 @@ class Steps:
             @tf.function(autograph=False)
             def run(parts: Any) -> list[tf.Tensor]:
                 session = self.session()
-                inputs = self._inputs(session, parts, batch.owners)
-                outputs, _ = self.program.forward(inputs, self._parameters(session), training=False)
+                inputs = self.share_inputs(session, parts, batch.owners)
+                outputs, _ = self.program.forward(inputs, self.parameters(session), training=False)
                 receiver = batch.owners[0][0]
                 return [reveal(each, receiver) for each in outputs]
 
@@ -118,9 +118,9 @@ class Steps:
             @tf.function(autograph=False)
             def run(parts: Any, labels: tf.Tensor) -> None:
                 session = self.session()
-                inputs = self._inputs(session, parts, batch.owners)
+                inputs = self.share_inputs(session, parts, batch.owners)
                 shared_labels = share(session, labels, batch.label_owner, "the labels")
-                parameters = self._parameters(session)
+                parameters = self.parameters(session)
                 outputs, _ = self.program.forward(inputs, parameters, training=False, to_logits=loss.to_logits)
                 outcome = loss(outputs[0], shared_labels, "loss" in wants, "correct" in wants)
                 self._add_totals(session, outcome)
@@ -147,9 +147,9 @@ class Steps:
             @tf.function(autograph=False)
             def run(parts: Any, labels: tf.Tensor, whole: tf.Tensor) -> None:
                 session = self.session()
-                inputs = self._inputs(session, parts, batch.owners)
+                inputs = self.share_inputs(session, parts, batch.owners)
                 shared_labels = share(session, labels, batch.label_owner, "the labels")
-                parameters = self._parameters(session)
+                parameters = self.parameters(session)
                 outputs, tape = self.program.forward(inputs, parameters, training=True, to_logits=loss.to_logits)
                 with tf.name_scope("loss"):
                     outcome = loss(outputs[0], shared_labels, "loss" in wants, "correct" in wants)

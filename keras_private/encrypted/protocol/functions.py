@@ -24,6 +24,7 @@ GUARDED = 24
 """Bits after the point inside these functions, whose numbers are small: their errors vanish below 16."""
 
 _HALVINGS = 4
+_POLYNOMIAL_UP_TO = 16.0
 
 
 def with_fraction(value: Shared, fraction: int) -> Shared:
@@ -115,12 +116,16 @@ def log_sum_exp(logits: Shared) -> Shared:
 
 
 def logarithm(value: Shared, high: float) -> Shared:
-    """log x for 1 <= x <= high, a public bound: Newton's iteration y <- y - 1 + x e^-y, from its chord.
+    """log x for 1 <= x <= high, a public bound.
 
-    The error of e^-y, a few units of its GUARDED bits, counts x times.
+    Up to _POLYNOMIAL_UP_TO, a polynomial in x moved to [-1, 1], of error below 2^-22. Above, Newton's iteration
+    y <- y - 1 + x e^-y, from its chord; the error of e^-y, a few units of its GUARDED bits, counts x times.
     """
     if high <= 1:
         return value - 1.0
+    if high <= _POLYNOMIAL_UP_TO:
+        middle, half = (1.0 + high) / 2, (high - 1.0) / 2
+        return polynomial(scale(value - middle, 1.0 / half), _log_coefficients(high))
     slope = math.log(high) / (high - 1.0)
     # log x is above its chord by 0 to `gap`: start in the middle. An error e becomes e^e - 1 - e, above the root.
     gap = -math.log(slope) + slope - 1.0
@@ -132,6 +137,17 @@ def logarithm(value: Shared, high: float) -> Shared:
         above = True
         guess = guess - 1.0 + multiply(value, exp_of_nonpositive(-guess, clipped=False))
     return guess
+
+
+def _log_coefficients(high: float) -> list[float]:
+    """Of the interpolation in Chebyshev's points whose degree is the least with an error below 2^-22."""
+    middle, half = (1.0 + high) / 2, (high - 1.0) / 2
+    points = np.linspace(-1.0, 1.0, 1001)
+    for degree in range(2, 40):
+        series = np.polynomial.Chebyshev.interpolate(lambda u: np.log(middle + half * u), degree)
+        if np.max(np.abs(series(points) - np.log(middle + half * points))) < 2.0**-22:
+            return [float(c) for c in series.convert(kind=np.polynomial.Polynomial).coef]
+    raise ConfigurationError(f"log up to {high}", expected=f"{_POLYNOMIAL_UP_TO}", remedy="use Newton's iteration")
 
 
 def _exponentials(logits: Shared, top: Shared | None = None) -> tuple[Shared, Shared]:

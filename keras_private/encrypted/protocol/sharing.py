@@ -34,10 +34,11 @@ def share(session: Session, value: Any, owner: str, name: str, fraction: int | N
         first, second = (session.source.uniform_full(tf.shape(encoded), tf.int64) for _ in range(2))
         first, second = (tf.ensure_shape(each, encoded.shape) for each in (first, second))
         parts = [first, second, encoded - first - second]
-    pairs = tuple(
-        (session.send(parts[party], owner, party), session.send(parts[(party + 1) % 3], owner, party))
-        for party in range(3)
-    )
+    with tf.name_scope("share"):
+        pairs = tuple(
+            (session.send(parts[party], owner, party), session.send(parts[(party + 1) % 3], owner, party))
+            for party in range(3)
+        )
     return Shared(session, pairs, fraction or 0)
 
 
