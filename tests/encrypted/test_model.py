@@ -285,10 +285,12 @@ def test_training_before_compile_and_of_normalization_is_refused():
 
 def test_overflow_is_refused_before_training_and_found_after_an_epoch():
     with pytest.raises(OverflowPreflightError, match="second"):
-        EncryptedModel(small(hidden=100), input_range=(-1e7, 1e7))
+        heavy = small()
+        heavy.layers[-1].kernel.assign(heavy.layers[-1].kernel * 1e4)
+        EncryptedModel(heavy, input_range=(-1e6, 1e6))
     with pytest.raises(OverflowPreflightError, match="declared range"):
         EncryptedModel(small(), input_range=(-1e9, 1e9))
-    encrypted = EncryptedModel(small(), fixed_point=FixedPoint(fraction=24, integer=24), input_range=(-3000.0, 3000.0))
+    encrypted = EncryptedModel(small(), fixed_point=FixedPoint(fraction=24, integer=24), input_range=(-1000.0, 1000.0))
     encrypted.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(OverflowPreflightError, match=r"first|second"):
         encrypted.fit(numbers(64, 5), labels(64), batch_size=64)
