@@ -108,6 +108,11 @@ class EncryptedModel:
         """For Keras's callbacks: no metric keeps state in plaintext."""
         return []
 
+    @property
+    def distribute_strategy(self) -> Any:
+        """For Keras's TensorBoard callback."""
+        return tf.distribute.get_strategy()
+
     def compile(
         self, optimizer: Any = "sgd", loss: Any = None, metrics: Any = None, *, reveal: Sequence[str] = REVEAL
     ) -> None:
