@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from keras_private.dp.sampling import PoissonSampler
     from keras_private.dp.validation import fix, validate
     from keras_private.encrypted import layers
+    from keras_private.encrypted.model import EncryptedModel
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DPOptimizer",
+    "EncryptedModel",
     "PoissonSampler",
     "PrivacyBudget",
     "__version__",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOME = {
     "DPOptimizer": "keras_private.dp.optimizer",
+    "EncryptedModel": "keras_private.encrypted.model",
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
     "fix": "keras_private.dp.validation",

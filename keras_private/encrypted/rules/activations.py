@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_private.encrypted.protocol import comparison, functions
+from keras_private.encrypted.protocol import functions
+from keras_private.encrypted.protocol.comparison import is_negative
 from keras_private.encrypted.protocol.products import multiply, scale
 from keras_private.encrypted.ranges import Preflight, Range
 from keras_private.encrypted.rules.registry import Rule, SharedValues, Values, rule, unsupported
-from keras_private.encrypted.shared import Shared
+from keras_private.encrypted.shared import Shared, local
 
 
 class Function(abc.ABC):
@@ -20,6 +21,12 @@ class Function(abc.ABC):
 
     slope = 1.0
     """Bound on the derivative."""
+
+    scales_input = False
+    """Whether the input is multiplied by a number with a point."""
+
+    scales_gradient = True
+    """Whether the gradient is; otherwise by bits alone."""
 
     @abc.abstractmethod
     def forward(self, x: Shared) -> tuple[Shared, Any]: ...
@@ -31,7 +38,18 @@ class Function(abc.ABC):
     def bounds(self, x: Range) -> Range: ...
 
 
+def rectified(x: Shared) -> tuple[Shared, Shared]:
+    """(max(x, 0), the bit x > 0), exactly; at 0 the derivative is 0, as Keras has it.
+
+    It matters: blank parts of images give exact zeros by the thousand.
+    """
+    bit = is_negative(-x)
+    return multiply(bit, x), bit
+
+
 class Linear(Function):
+    scales_gradient = False
+
     def forward(self, x: Shared) -> tuple[Shared, Any]:
         return x, None
 
@@ -43,8 +61,10 @@ class Linear(Function):
 
 
 class Relu(Function):
+    scales_gradient = False
+
     def forward(self, x: Shared) -> tuple[Shared, Any]:
-        return comparison.relu(x)
+        return rectified(x)
 
     def backward(self, saved: Any, gradient: Shared) -> Shared:
         return multiply(saved, gradient)
@@ -56,11 +76,13 @@ class Relu(Function):
 class LeakyRelu(Function):
     """max(x, alpha x), 0 <= alpha < 1."""
 
+    scales_input = True
+
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
 
     def forward(self, x: Shared) -> tuple[Shared, Any]:
-        positive, bit = comparison.relu(x)
+        positive, bit = rectified(x)
         return positive + scale(x - positive, self.alpha), bit
 
     def backward(self, saved: Any, gradient: Shared) -> Shared:
@@ -75,12 +97,14 @@ class LeakyRelu(Function):
 class CappedRelu(Function):
     """min(max(x, 0), cap)."""
 
+    scales_gradient = False
+
     def __init__(self, cap: float) -> None:
         self.cap = cap
 
     def forward(self, x: Shared) -> tuple[Shared, Any]:
-        positive, above = comparison.relu(x)
-        over, exceeds = comparison.relu(positive - self.cap)
+        positive, above = rectified(x)
+        over, exceeds = rectified(positive - self.cap)
         return positive - over, above - exceeds
 
     def backward(self, saved: Any, gradient: Shared) -> Shared:
@@ -127,8 +151,7 @@ class Softmax(Function):
 
     def backward(self, saved: Any, gradient: Shared) -> Shared:
         mean = functions.reduce_sum(multiply(saved, gradient), -1, keepdims=True)
-        centred = gradient - mean.local(lambda share: tf.repeat(share, saved.shape[-1], axis=-1))
-        return multiply(saved, centred)
+        return multiply(saved, local(tf.subtract, gradient, mean))
 
     def bounds(self, x: Range) -> Range:
         return Range(-0.01, 1.01)
@@ -157,9 +180,11 @@ def function_of(layer: Any) -> Function:
     if isinstance(activation, tf.keras.layers.Layer):
         return layer_function(activation)
     name = getattr(activation, "__name__", str(activation))
+    # TensorFlow's own softmax has the name of its version.
+    name = "softmax" if activation is tf.nn.softmax else name
     known = _NAMED.get(name)
-    own = {"leaky_relu": tf.nn.leaky_relu, "relu6": tf.nn.relu6}.get(name)
-    if known is None or activation not in (own, getattr(tf.keras.activations, name, None)):
+    own = (getattr(tf.nn, name, None), getattr(tf.keras.activations, name, None))
+    if known is None or not any(activation is each for each in own):
         raise unsupported(layer, f"the activation {name!r}", f"one of {', '.join(sorted(_NAMED))}")
     return known
 
@@ -224,12 +249,15 @@ class ActivationRule(Rule):
         return [self.function(layer).backward(saved, gradients[0]) if needs_input else None], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
-        preflight.value(layer.name, "the input of the activation", inputs[0].magnitude)
+        check = preflight.product if self.function(layer).scales_input else preflight.value
+        check(layer.name, "the input of the activation", inputs[0].magnitude)
         return [self.function(layer).bounds(inputs[0])]
 
     def backward_bounds(
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
+        check = preflight.product if self.function(layer).scales_gradient else preflight.value
+        check(layer.name, "the gradient of the activation", gradient * self.function(layer).slope)
         return [gradient * self.function(layer).slope]
 
 

@@ -79,8 +79,16 @@ class AverageRule(MergeRule):
         return [scale(gradients[0], 1.0 / saved)] * saved, {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
-        preflight.value(layer.name, "the scaled sum", max(each.magnitude for each in inputs) * len(inputs) * 2.0**17)
+        # The factor 1 / n has up to 13 bits, or as many as the fixed point.
+        largest = max(each.magnitude for each in inputs)
+        preflight.product(layer.name, "the scaled sum", largest * max(2.0, len(inputs) / 8))
         return [functools.reduce(lambda a, b: a | b, inputs)]
+
+    def backward_bounds(
+        self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
+    ) -> list[float]:
+        preflight.product(layer.name, "the scaled gradient", gradient)
+        return [gradient / len(inputs) for _ in inputs]
 
 
 @rule(tf.keras.layers.Multiply)
@@ -161,8 +169,9 @@ class ConcatenateRule(Rule):
     """Along any axis but the batch."""
 
     def check(self, layer: Any) -> None:
-        if layer.axis == 0:
-            raise unsupported(layer, "axis=0", "an axis other than the batch")
+        for shapes, _ in call_shapes(layer):
+            if layer.axis % len(shapes[0]) == 0:
+                raise unsupported(layer, f"axis={layer.axis}", "an axis other than the batch")
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool

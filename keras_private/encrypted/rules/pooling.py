@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_private._backends.keras_graph import call_shapes
 from keras_private.encrypted.geometry import Windows, padded
 from keras_private.encrypted.kernels import windows as cutting
-from keras_private.encrypted.protocol.comparison import largest
 from keras_private.encrypted.protocol.functions import reduce_sum
-from keras_private.encrypted.protocol.products import multiply, scale, scale_by_constants
+from keras_private.encrypted.protocol.products import scale_by_constants
 from keras_private.encrypted.ranges import Preflight, Range
 from keras_private.encrypted.rules.registry import Rule, SharedValues, Values, require_channels_last, rule
+from keras_private.encrypted.rules.tournament import largest_of, to_the_largest
 from keras_private.encrypted.shared import Shared, add_public
 
 _BELOW_ALL = -(2**61)
@@ -32,23 +34,19 @@ class PoolingRule(Rule):
             return padded(layer.padding, (1, shape[1]), (1, size), (1, stride))
         return padded(layer.padding, (shape[1], shape[2]), tuple(layer.pool_size), tuple(layer.strides))
 
-    def backward_bounds(
-        self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
-    ) -> list[float]:
-        # An input is in several windows when they overlap.
-        pool, strides = getattr(layer, "pool_size", (1,)), getattr(layer, "strides", (1,))
-        overlap = np.prod([-(-size // stride) for size, stride in zip(pool, strides)])
-        return [gradient * float(overlap)]
+    def overlap(self, layer: Any) -> float:
+        """In how many windows an input is at most."""
+        pairs = zip(layer.pool_size, layer.strides)
+        return float(np.prod([-(-size // stride) for size, stride in pairs]))
 
 
 def _cut(value: Shared, windows: Windows) -> Shared:
-    """[n, oh, ow, c, kh * kw]."""
+    """[n, oh, ow, kh * kw, c]."""
 
     def run(share: tf.Tensor) -> tf.Tensor:
         images = share if share.shape.rank == 4 else share[:, None]
         cut = cutting.patches(images, windows.size, windows.strides, windows.padding, windows.dilations)
-        merged = tf.reshape(cut, [*cut.shape[:3], windows.size[0] * windows.size[1], cut.shape[5]])
-        return tf.transpose(merged, [0, 1, 2, 4, 3])
+        return tf.reshape(cut, [*cut.shape[:3], windows.size[0] * windows.size[1], cut.shape[5]])
 
     return value.local(run)
 
@@ -57,8 +55,7 @@ def _put_back(value: Shared, windows: Windows, shape: tf.TensorShape) -> Shared:
     """The transpose of _cut."""
 
     def run(share: tf.Tensor) -> tf.Tensor:
-        cut = tf.transpose(share, [0, 1, 2, 4, 3])
-        cut = tf.reshape(cut, [*cut.shape[:3], *windows.size, cut.shape[4]])
+        cut = tf.reshape(share, [*share.shape[:3], *windows.size, share.shape[4]])
         images = cutting.scatter(cut, windows.image, windows.size, windows.strides, windows.padding, windows.dilations)
         return tf.reshape(images, shape)
 
@@ -66,7 +63,7 @@ def _put_back(value: Shared, windows: Windows, shape: tf.TensorShape) -> Shared:
 
 
 def _covered(windows: Windows) -> np.ndarray:
-    """1 where an element of a window lies in the image, [1, oh, ow, 1, kh * kw]."""
+    """1 where an element of a window lies in the image, [1, oh, ow, kh * kw, 1]."""
     ones = np.pad(np.ones(windows.image, np.int64), windows.padding)
     rows, columns = windows.places
     cut = np.zeros((rows, columns, windows.size[0] * windows.size[1]), np.int64)
@@ -74,11 +71,20 @@ def _covered(windows: Windows) -> np.ndarray:
         for column in range(columns):
             top, left = row * windows.strides[0], column * windows.strides[1]
             cut[row, column] = ones[top : top + windows.size[0], left : left + windows.size[1]].reshape(-1)
-    return cut[None, :, :, None, :]
+    return cut[None, :, :, :, None]
 
 
 def _outputs(value: Shared, rank: int) -> Shared:
     return value if rank == 4 else value.local(lambda share: share[:, 0])
+
+
+def _images(gradient: Shared, shape: tf.TensorShape) -> Shared:
+    return gradient if shape.rank == 4 else gradient.local(lambda share: share[:, None])
+
+
+def _check_scaling(layer: Any, what: str, magnitude: float, preflight: Preflight) -> None:
+    """Of a number times an integer of up to 20 bits, before its truncation (products.scale_by_constants)."""
+    preflight.value(layer.name, what, magnitude * 2.0**20)
 
 
 @rule(tf.keras.layers.AveragePooling1D, tf.keras.layers.AveragePooling2D)
@@ -86,14 +92,14 @@ class AveragePoolingRule(PoolingRule):
     """Sums are local, the division by a public count costs one truncation. Padding is not counted, as in Keras."""
 
     def _factors(self, windows: Windows) -> np.ndarray:
-        return 1.0 / _covered(windows).sum(-1)
+        return 1.0 / _covered(windows).sum(3)
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
     ) -> tuple[list[Shared], Any]:
         rank = inputs[0].shape.rank
         windows = self.windows(layer, inputs[0].shape)
-        means = scale_by_constants(reduce_sum(_cut(inputs[0], windows), -1), self._factors(windows))
+        means = scale_by_constants(reduce_sum(_cut(inputs[0], windows), 3), self._factors(windows))
         return [_outputs(means, rank)], (windows, inputs[0].shape)
 
     def backward(
@@ -102,21 +108,27 @@ class AveragePoolingRule(PoolingRule):
         if not needs_input:
             return [None], {}
         windows, shape = saved
-        gradient = gradients[0] if shape.rank == 4 else gradients[0].local(lambda share: share[:, None])
-        each = scale_by_constants(gradient, self._factors(windows))
+        each = scale_by_constants(_images(gradients[0], shape), self._factors(windows))
         count = windows.size[0] * windows.size[1]
-        spread = each.local(lambda share: tf.repeat(share[..., None], count, axis=-1))
+        spread = each.local(lambda share: tf.repeat(share[:, :, :, None], count, axis=3))
         return [_put_back(spread, windows, shape)], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
-        # Sum, times a factor of at most 20 bits.
-        preflight.value(layer.name, "the sum", inputs[0].magnitude * 2.0**21)
+        _check_scaling(layer, "the scaled sum", inputs[0].magnitude * math.prod(layer.pool_size), preflight)
         return [inputs[0]]
+
+    def backward_bounds(
+        self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
+    ) -> list[float]:
+        _check_scaling(layer, "the scaled gradient", gradient, preflight)
+        # At an edge a window may hold a single element.
+        count = 1 if layer.padding == "same" else math.prod(layer.pool_size)
+        return [gradient * self.overlap(layer) / count]
 
 
 @rule(tf.keras.layers.MaxPooling1D, tf.keras.layers.MaxPooling2D)
 class MaxPoolingRule(PoolingRule):
-    """A tournament in each window; of equal elements the last gets the gradient."""
+    """A tournament in each window; of equal elements the first gets the gradient, as in Keras."""
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
@@ -126,24 +138,26 @@ class MaxPoolingRule(PoolingRule):
         cut = _cut(inputs[0], windows)
         covered = _covered(windows)
         if not covered.all():
-            cut = add_public(cut, np.broadcast_to((1 - covered) * _BELOW_ALL, cut.shape.as_list()))
-        best, winner = largest(cut, one_hot=training)
-        return [_outputs(best, rank)], (winner, windows, inputs[0].shape)
+            cut = add_public(cut, (1 - covered) * _BELOW_ALL)
+        best, rounds = largest_of(cut)
+        return [_outputs(best, rank)], (rounds, windows, inputs[0].shape)
 
     def backward(
         self, layer: Any, saved: Any, gradients: list[Shared], parameters: SharedValues, needs_input: bool
     ) -> tuple[list[Shared | None], dict[str, Shared]]:
         if not needs_input:
             return [None], {}
-        winner, windows, shape = saved
-        gradient = gradients[0] if shape.rank == 4 else gradients[0].local(lambda share: share[:, None])
-        count = winner.shape[-1]
-        spread = gradient.local(lambda share: tf.repeat(share[..., None], count, axis=-1))
-        return [_put_back(multiply(winner, spread), windows, shape)], {}
+        rounds, windows, shape = saved
+        return [_put_back(to_the_largest(_images(gradients[0], shape), rounds), windows, shape)], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
         preflight.value(layer.name, "the input", inputs[0].magnitude)
         return [inputs[0]]
+
+    def backward_bounds(
+        self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
+    ) -> list[float]:
+        return [gradient * self.overlap(layer)]
 
 
 class GlobalRule(Rule):
@@ -153,20 +167,22 @@ class GlobalRule(Rule):
         require_channels_last(layer)
 
     def _flat(self, value: Shared) -> Shared:
-        """[n, c, positions]."""
-        shape = value.shape
-        return value.local(lambda share: tf.transpose(tf.reshape(share, [shape[0], -1, shape[-1]]), [0, 2, 1]))
+        """[n, positions, c]."""
+        return value.local(lambda share: tf.reshape(share, [share.shape[0], -1, share.shape[-1]]))
 
     def _kept(self, layer: Any, value: Shared, rank: int) -> Shared:
         if not layer.keepdims:
             return value
         return value.local(lambda share: tf.reshape(share, [share.shape[0], *[1] * (rank - 2), share.shape[-1]]))
 
-    def _unflat(self, value: Shared, shape: tf.TensorShape) -> Shared:
-        return value.local(lambda share: tf.reshape(tf.transpose(share, [0, 2, 1]), shape))
+    def _columns(self, gradient: Shared) -> Shared:
+        """[n, c], without the axes that keepdims keeps."""
+        return gradient.local(lambda share: tf.reshape(share, [share.shape[0], share.shape[-1]]))
 
-    def _spread(self, gradient: Shared, shape: tf.TensorShape, count: int) -> Shared:
-        return gradient.local(lambda share: tf.repeat(tf.reshape(share, [shape[0], shape[-1], 1]), count, axis=-1))
+
+def _positions(layer: Any) -> list[int]:
+    """Of each call."""
+    return [math.prod(shapes[0][1:-1]) for shapes, _ in call_shapes(layer)]
 
 
 @rule(tf.keras.layers.GlobalAveragePooling1D, tf.keras.layers.GlobalAveragePooling2D)
@@ -177,8 +193,8 @@ class GlobalAverageRule(GlobalRule):
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
     ) -> tuple[list[Shared], Any]:
         flat = self._flat(inputs[0])
-        mean = scale(reduce_sum(flat, -1), 1.0 / flat.shape[-1])
-        return [self._kept(layer, mean, inputs[0].shape.rank)], (flat.shape[-1], inputs[0].shape)
+        mean = scale_by_constants(reduce_sum(flat, 1), np.array(1.0 / flat.shape[1]))
+        return [self._kept(layer, mean, inputs[0].shape.rank)], (flat.shape[1], inputs[0].shape)
 
     def backward(
         self, layer: Any, saved: Any, gradients: list[Shared], parameters: SharedValues, needs_input: bool
@@ -186,32 +202,39 @@ class GlobalAverageRule(GlobalRule):
         if not needs_input:
             return [None], {}
         count, shape = saved
-        return [self._unflat(self._spread(scale(gradients[0], 1.0 / count), shape, count), shape)], {}
+        each = scale_by_constants(self._columns(gradients[0]), np.array(1.0 / count))
+        return [each.local(lambda share: tf.reshape(tf.repeat(share[:, None], count, axis=1), shape))], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
-        # The factor 1 / count has at most 32 bits after the point and 16 that count.
-        preflight.value(layer.name, "the sum", inputs[0].magnitude * 2.0**17)
+        count = max(_positions(layer))
+        _check_scaling(layer, "the scaled sum", inputs[0].magnitude * count, preflight)
         return [inputs[0]]
+
+    def backward_bounds(
+        self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
+    ) -> list[float]:
+        _check_scaling(layer, "the scaled gradient", gradient, preflight)
+        return [gradient / min(_positions(layer))]
 
 
 @rule(tf.keras.layers.GlobalMaxPooling1D, tf.keras.layers.GlobalMaxPooling2D)
 class GlobalMaxRule(GlobalRule):
-    """One tournament for each channel."""
+    """One tournament for each channel; of equal elements the first gets the gradient."""
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
     ) -> tuple[list[Shared], Any]:
-        best, winner = largest(self._flat(inputs[0]), one_hot=training)
-        return [self._kept(layer, best, inputs[0].shape.rank)], (winner, inputs[0].shape)
+        best, rounds = largest_of(self._flat(inputs[0]))
+        return [self._kept(layer, best, inputs[0].shape.rank)], (rounds, inputs[0].shape)
 
     def backward(
         self, layer: Any, saved: Any, gradients: list[Shared], parameters: SharedValues, needs_input: bool
     ) -> tuple[list[Shared | None], dict[str, Shared]]:
         if not needs_input:
             return [None], {}
-        winner, shape = saved
-        spread = self._spread(gradients[0], shape, winner.shape[-1])
-        return [self._unflat(multiply(winner, spread), shape)], {}
+        rounds, shape = saved
+        spread = to_the_largest(self._columns(gradients[0]), rounds)
+        return [spread.local(lambda share: tf.reshape(share, shape))], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
         preflight.value(layer.name, "the input", inputs[0].magnitude)

@@ -123,14 +123,16 @@ class DropoutRule(Rule):
         return [gradients[0] if saved is None else _masked(gradients[0], saved, layer.rate)], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
-        # Product with a factor of at most 12 bits, and not less than 1.
-        preflight.value(layer.name, "the scaled input", inputs[0].magnitude * 2.0**17)
-        return [inputs[0].scaled(1.0 / (1.0 - layer.rate)) | Range(0.0, 0.0)]
+        found = inputs[0].scaled(1.0 / (1.0 - layer.rate)) | Range(0.0, 0.0)
+        preflight.product(layer.name, "the scaled input", found.magnitude)
+        return [found]
 
     def backward_bounds(
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
-        return [gradient / (1.0 - layer.rate)]
+        found = gradient / (1.0 - layer.rate)
+        preflight.product(layer.name, "the scaled gradient", found)
+        return [found]
 
 
 def _masked(value: Shared, masks: list[tf.Tensor], rate: float) -> Shared:

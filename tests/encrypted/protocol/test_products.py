@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.protocol.products import convolution, matmul, multiply, scale, scale_by_tensor
+from keras_private.encrypted.protocol.sharing import reveal_integers, share
 from keras_private.encrypted.protocol.truncation import truncate
+from keras_private.encrypted.session import Session
 from keras_private.encrypted.shared import concat, stack
 from keras_private.errors import ConfigurationError, EncodingError
 from tests.encrypted.harness import compute
@@ -155,8 +157,6 @@ def test_truncation_up_to_the_edge_of_its_range():
     values = np.array(
         [int(v) if abs(v) < 2**60 else int(np.sign(v)) * (2**62 - 1) if abs(v) > 2**61 else int(v) for v in ring]
     )
-    from keras_private.encrypted.protocol.sharing import reveal_integers, share
-    from keras_private.encrypted.session import Session
 
     @tf.function(autograph=False)
     def run(x):
@@ -185,3 +185,24 @@ def test_values_of_different_points_do_not_add():
 def test_fixed_points_that_do_not_fit(arguments):
     with pytest.raises(ConfigurationError):
         FixedPoint(**arguments)
+
+
+def test_ten_million_truncations_are_right_to_one_unit():
+    """The law of the error: floor or ceiling, with the chance that makes the mean exact; nothing larger, ever."""
+    rng = np.random.default_rng(0)
+    bits, count = 16, 10_000_000
+    integers = rng.integers(-(2**61), 2**61, count)
+
+    @tf.function(autograph=False)
+    def run(x):
+        session = Session()
+        return reveal_integers(truncate(share(session, x, "owner", "x", fraction=bits), bits), "owner")
+
+    error = run(tf.constant(integers)).numpy() - (integers >> bits)
+    assert set(np.unique(error)) == {0, 1}
+    # Error 1 has the chance of the bits cut off: compare in 16 classes of them.
+    rest = (integers & (2**bits - 1)) >> (bits - 4)
+    total = np.bincount(rest, minlength=16)
+    chance = np.bincount(rest, weights=(integers & (2**bits - 1)) / 2**bits, minlength=16) / total
+    found = np.bincount(rest, weights=error, minlength=16) / total
+    assert np.all(np.abs(found - chance) < 6 * np.sqrt(chance * (1 - chance) / total) + 1e-6)
