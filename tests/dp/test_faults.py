@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras_private import native
 from keras_private.dp.empty import with_a_row
 from keras_private.dp.mechanisms import GaussianMechanism
-from keras_private.errors import BackendError
+from keras_private.dp.sampling import PoissonSampler
+from keras_private.errors import BackendError, ConfigurationError
 from tests.dp.helpers import dp, floats, labels, stepper
 
 layers = tf.keras.layers
@@ -134,7 +135,7 @@ def test_a_label_out_of_range_is_dropped_too():
     assert_identical(found, step(*spoilt(data, 2, np.nan)))
 
 
-ONE_DNN = "oneDNN gives an empty batch of a convolution the shape of its input; only make_private adds a row"
+ONE_DNN = "oneDNN gives an empty batch of a convolution the shape of its input; fits on such draws are refused"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,26 @@ def test_an_empty_batch_of_stacked_convolutions():
     step = stepper(lambda x, y: SPARSE(True)(y, model(x)), model.trainable_variables, data)
     for item in step(*(part[:0] for part in data)):
         np.testing.assert_array_equal(item, np.zeros_like(item))
+
+
+def fit_on_draws(model: tf.keras.Model, shape: tuple[int, ...], batch_size: int) -> None:
+    model.compile(dp(), loss=SPARSE(True))
+    model.fit(PoissonSampler(floats(40, *shape), labels(40, 3), batch_size=batch_size), verbose=0)
+
+
+@pytest.mark.parametrize("model", [stacked_convolutions, convolutional])
+def test_convolutions_on_draws_that_may_be_empty_are_refused(model):
+    with pytest.raises(ConfigurationError) as error:
+        fit_on_draws(model(), (9, 9, 2), batch_size=4)
+    assert "Conv2D" in str(error.value) and "make_private" in str(error.value)
+
+
+def test_convolutions_on_draws_that_are_hardly_ever_empty_are_not_refused():
+    fit_on_draws(stacked_convolutions(), (9, 9, 2), batch_size=30)
+
+
+def test_dense_layers_on_draws_that_may_be_empty_are_not_refused():
+    fit_on_draws(dense(), (6,), batch_size=4)
 
 
 def test_an_empty_batch_with_a_row_of_nobody():

@@ -433,7 +433,6 @@ def test_a_step_in_a_branch_that_data_chose():
         step.get_concrete_function(tf.TensorSpec([None, 5]))
 
 
-@pytest.mark.xfail(strict=True, reason="the condition of a loop around the step is not looked at")
 def test_a_loop_whose_length_data_decides():
     kernel, optimizer = tf.Variable(floats(5, 2)), dp()
 
@@ -449,7 +448,6 @@ def test_a_loop_whose_length_data_decides():
         step.get_concrete_function(tf.TensorSpec([None, 5]))
 
 
-@pytest.mark.xfail(strict=True, reason="a variable read outside the loop is not found: silent zero")
 def test_a_variable_read_outside_the_graph_of_the_loss():
     kernel, optimizer = tf.Variable(floats(5, 2)), dp()
 
@@ -468,6 +466,104 @@ def test_a_variable_read_outside_the_graph_of_the_loss():
     with pytest.raises(PrivacyError):
         step(tf.constant(floats(4, 5)))
     np.testing.assert_array_equal(before, kernel)
+
+
+def outside_loop(read: Callable[[tf.Variable], tf.Tensor], loss_of: Any, depth: int = 1) -> Any:
+    """A step in `depth` nested loops, with a weight that is read in front of them."""
+    kernel, optimizer = tf.Variable(floats(5, 2), name="the_kernel"), dp()
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor) -> Any:
+        value = read(kernel)
+
+        def train(count: tf.Tensor) -> tf.Tensor:
+            optimizer.minimize(loss_of(x, value, kernel), [kernel])
+            return count + 1
+
+        body = train
+        for _ in range(depth - 1):
+            inner = body
+            body = lambda count, inner=inner: tf.while_loop(lambda inside: inside < count + 1, inner, [count])[0]  # noqa: E731
+        return tf.while_loop(lambda count: count < 1, body, [0])
+
+    return lambda: step(tf.constant(floats(4, 5)))
+
+
+READS = {
+    "as it is": tf.convert_to_tensor,
+    "computed from": lambda kernel: 2.0 * tf.transpose(tf.transpose(kernel)),
+    "looked up": lambda kernel: tf.gather(kernel, [0, 1, 2, 3, 4]),
+}
+BESIDE = lambda x, value, kernel: tf.reduce_sum(tf.matmul(x, value) + tf.matmul(x, kernel), 1)  # noqa: E731
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("read", READS)
+def test_a_weight_that_is_read_outside_the_loop_is_named(read, depth):
+    with pytest.raises(UnsupportedModelError) as error:
+        outside_loop(READS[read], BESIDE, depth)()
+    says(error, "the_kernel", "outside the loop")
+
+
+def test_a_regularizer_of_a_weight_that_is_read_outside_the_loop():
+    loss_of = lambda x, value, kernel: tf.reduce_sum(tf.matmul(x, kernel)) + tf.reduce_sum(value**2)  # noqa: E731
+    with pytest.raises(UnsupportedModelError) as error:
+        outside_loop(tf.convert_to_tensor, loss_of)()
+    says(error, "the_kernel")
+
+
+def test_a_weight_that_is_read_outside_for_a_gradient_that_is_stopped_is_not_refused():
+    loss_of = lambda x, value, kernel: tf.reduce_sum(  # noqa: E731
+        tf.matmul(x, kernel) + tf.matmul(x, tf.stop_gradient(value)), 1
+    )
+    outside_loop(tf.convert_to_tensor, loss_of)()
+    outside_loop(lambda kernel: tf.stop_gradient(tf.identity(kernel)), BESIDE, 2)()
+
+
+def loop_while(
+    going_on: Callable[..., tf.Tensor], start: Callable[[tf.Tensor], tf.Tensor] = lambda x: tf.constant(0)
+) -> Any:
+    kernel, optimizer = tf.Variable(floats(5, 2)), dp()
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor) -> Any:
+        def train(count: tf.Tensor) -> tf.Tensor:
+            optimizer.minimize(tf.reduce_sum(tf.matmul(x, kernel), 1), [kernel])
+            return count + 1
+
+        return tf.while_loop(lambda count: going_on(x, count), train, [start(x)], maximum_iterations=3)
+
+    return lambda: step.get_concrete_function(tf.TensorSpec([None, 5]))
+
+
+def test_loops_that_data_ends():
+    for loop in (
+        loop_while(lambda x, count: tf.cast(count, tf.float32) < tf.reduce_max(x)),
+        loop_while(lambda x, count: count < tf.shape(x)[0]),
+        loop_while(lambda x, count: count < 7, start=lambda x: tf.cast(tf.reduce_sum(x), tf.int32)),
+    ):
+        with pytest.raises(UnsupportedModelError) as error:
+            loop()
+        says(error, "tf.while_loop", "how many steps")
+
+
+def test_loops_of_public_length_are_not_refused():
+    limit = tf.Variable(2, trainable=False)
+    loop_while(lambda x, count: count < limit)()
+    loop_while(lambda x, count: count < tf.shape(x)[1])()
+    outside_loop(lambda kernel: tf.constant(floats(5, 2)), BESIDE, 2)()
+
+
+def test_steps_that_keras_tunes():
+    model = sequential()
+    model.compile(dp(), loss=SPARSE(True), steps_per_execution="auto")
+    model.build((None, 5))
+    before = model.get_weights()
+    with pytest.raises(ConfigurationError) as error:
+        model.fit(floats(COUNT, 5), labels(COUNT, CLASSES), verbose=0)
+    says(error, "steps_per_execution='auto'")
+    for one, other in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(one, other)
 
 
 # Gradients from outside.

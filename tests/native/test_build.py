@@ -28,13 +28,47 @@ def test_only_the_standard_library_is_imported_at_module_level() -> None:
 
 
 def test_an_unchanged_library_is_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = build.build_library()
-    for name in (build.LIBRARY_NAME, build.STAMP_NAME):
-        shutil.copy2(library.parent / name, tmp_path / name)
-    before = (tmp_path / build.LIBRARY_NAME).stat().st_mtime_ns
+    """Both times the real build; only what TensorFlow and the compiler say is ours."""
+    monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": [], "link": []})
+    compiled: list[pathlib.Path] = []
+
+    def compiler(command: str, flags: dict[str, list[str]], scratch: pathlib.Path) -> pathlib.Path:
+        compiled.append(scratch / "made")
+        compiled[-1].write_bytes(b"library")
+        return compiled[-1]
+
+    monkeypatch.setattr(build, "_compile", compiler)
+    library = build.build_library(tmp_path)
+    assert len(compiled) == 1 and library == tmp_path / build.LIBRARY_NAME
+    before = [(path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted(tmp_path.iterdir())]
+    assert [name for name, _, _ in before] == sorted([build.LIBRARY_NAME, build.STAMP_NAME])
     monkeypatch.setattr(build.subprocess, "run", lambda *a, **k: pytest.fail("something was run"))
-    assert build.build_library(tmp_path) == tmp_path / build.LIBRARY_NAME
-    assert (tmp_path / build.LIBRARY_NAME).stat().st_mtime_ns == before
+    assert build.build_library(tmp_path) == library and len(compiled) == 1
+    assert [(path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted(tmp_path.iterdir())] == before
+
+
+def test_a_library_whose_sources_changed_is_not_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same through the sources themselves: one byte more in one of them, and the compiler runs again."""
+    sources = tmp_path / "src"
+    shutil.copytree(build.SOURCE_DIR, sources)
+    monkeypatch.setattr(build, "SOURCE_DIR", sources)
+    monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": [], "link": []})
+    runs: list[int] = []
+
+    def compiler(command: str, flags: dict[str, list[str]], scratch: pathlib.Path) -> pathlib.Path:
+        runs.append(1)
+        (scratch / "made").write_bytes(b"library")
+        return scratch / "made"
+
+    monkeypatch.setattr(build, "_compile", compiler)
+    target = tmp_path / "target"
+    for expected in (1, 1):
+        build.build_library(target)
+        assert len(runs) == expected
+    one = sorted(sources.glob("*.cc"))[0]
+    one.write_bytes(one.read_bytes() + b"\n")
+    build.build_library(target)
+    assert len(runs) == 2
 
 
 def test_the_stamp_says_what_the_library_was_built_from() -> None:
@@ -44,18 +78,14 @@ def test_the_stamp_says_what_the_library_was_built_from() -> None:
 
 
 @pytest.mark.parametrize("changed", ["tensorflow", "sources_sha256", "machine"])
-def test_a_stale_library_is_rebuilt(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, changed: str
-) -> None:
+def test_a_stale_library_is_rebuilt(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     stamp = json.loads((build.build_library().parent / build.STAMP_NAME).read_text())
     (tmp_path / build.LIBRARY_NAME).write_bytes(b"old")
     (tmp_path / build.STAMP_NAME).write_text(json.dumps({**stamp, changed: "other"}))
     made = tmp_path / "made"
     made.write_bytes(b"new")
     monkeypatch.setattr(build, "_compile", lambda compiler, flags, scratch: made)
-    monkeypatch.setattr(
-        build, "_tensorflow_flags", lambda: {"compile": ["-D_GLIBCXX_USE_CXX11_ABI=1"], "link": []}
-    )
+    monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": ["-D_GLIBCXX_USE_CXX11_ABI=1"], "link": []})
     assert build.build_library(tmp_path).read_bytes() == b"new"
     assert json.loads((tmp_path / build.STAMP_NAME).read_text())[changed] == stamp[changed]
     assert sorted(path.name for path in tmp_path.iterdir()) == [build.STAMP_NAME, build.LIBRARY_NAME]
@@ -71,9 +101,7 @@ def test_no_compiler_is_a_clear_error(tmp_path: pathlib.Path, monkeypatch: pytes
 
 def test_no_openssl_headers_is_a_clear_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "c++"
-    compiler.write_text(
-        "#!/bin/sh\necho 'fatal error: openssl/evp.h: No such file or directory' >&2\nexit 1\n"
-    )
+    compiler.write_text("#!/bin/sh\necho 'fatal error: openssl/evp.h: No such file or directory' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(build, "_tensorflow_flags", lambda: {"compile": [], "link": []})

@@ -100,8 +100,8 @@ def cell_mass(index: int) -> decimal.Decimal:
 def test_thresholds_agree_and_quick_acceptance_is_safe(cells: list[tuple[int, int]]) -> None:
     bins, offsets = (np.array(column, np.int64) for column in zip(*cells))
     for (j, _), threshold in zip(cells, both_thresholds(bins, offsets)):
-        # 16 bits below 65535 - j are accepted unseen: every extension must lie below 2^64 - threshold.
-        assert (65535 - j) << 48 <= 2**64 - int(threshold)
+        # 11 bits below 2047 - floor(j / 32) are accepted unseen: every extension must lie below 2^64 - threshold.
+        assert (2047 - j // 32) << 53 <= 2**64 - int(threshold)
 
 
 def test_budget_is_below_the_stated_total_variation() -> None:
