@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Optional
 
 import tensorflow as tf
 
-from .._backends.graph import declare_rows
+from .._backends import keras_fit
+from .._backends.graph import declare_rows, declared_rows
+from ..errors import ConfigurationError
+from .sampling import PoissonSampler
 
 NEGLIGIBLE = 1e-12
+CONVOLUTIONS = ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
 
 
 def may_be_empty(num_examples: int, sampling_probability: float) -> bool:
@@ -40,3 +45,41 @@ def with_a_row(x: Any, y: Any, sample_weight: Optional[Any]) -> tuple[Any, Any, 
 
     x, y, sample_weight = tf.nest.map_structure(padded, (x, y, sample_weight))
     return x, y, sample_weight
+
+
+def refuse_empty_batches(graph: tf.Graph) -> None:
+    """Refuses, in a fit on Poisson draws that may be empty, a step whose convolutions break on an empty batch.
+
+    Not where `with_a_row` gave empty batches a row, as make_private does, nor where TensorFlow's convolutions take
+    them as they are.
+
+    Raises:
+        ConfigurationError: The step would fail at the first empty draw.
+    """
+    fit = keras_fit.running_fit()
+    sampler = None if fit is None else fit.data
+    if not isinstance(sampler, PoissonSampler) or declared_rows(graph):
+        return
+    if not may_be_empty(sampler.num_examples, sampler.sampling_probability):
+        return
+    convolution = next((op for op in graph.get_operations() if op.type in CONVOLUTIONS), None)
+    if convolution is not None and _empty_batches_break():
+        raise ConfigurationError(
+            f"a draw of {sampler.num_examples} examples at probability {sampler.sampling_probability:.2g} may be "
+            f"empty, and TensorFlow's '{convolution.name}' ({convolution.type}) gives an empty batch a wrong shape.",
+            expected="draws that are empty with a probability below 1e-12, or a model without convolutions",
+            remedy="Use keras_private.make_private, which gives empty batches a row of nobody, or a larger batch_size.",
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _empty_batches_break() -> bool:
+    """Whether convolutions give an empty batch the shape of their input, as oneDNN's do."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 4, 4, 1])])
+    def shape(images: tf.Tensor) -> tf.Tensor:
+        # The result itself: its shape, asked for in the graph, would be worked out before it runs.
+        return tf.nn.conv2d(images, tf.ones([2, 2, 1, 3]), 2, "VALID")
+
+    with tf.init_scope():
+        return tuple(shape(tf.zeros([0, 4, 4, 1])).shape) != (0, 2, 2, 3)

@@ -12,6 +12,7 @@ from .._backends import graph as tf_graph
 from ..errors import UnsupportedModelError
 from .clipping import ExampleGradients, clip_factors, combine
 from .mechanisms import GaussianMechanism
+from .outside import refuse_outside_reads
 from .plan import Plan, VariableUse, make_plan, require_row
 from .proof import Dim, LossTerm, LossTerms, StepProof, take_apart
 from .rules import OP_RULES, Contribution, Use
@@ -42,8 +43,7 @@ class TracedStep:
 
     def contributions(self, variable: tf.Variable) -> list[Contribution]:
         return [
-            _contribution(self.proof, use, self.gradients[use.op.name], self.batch)
-            for use in self.plan.of(variable)
+            _contribution(self.proof, use, self.gradients[use.op.name], self.batch) for use in self.plan.of(variable)
         ]
 
     def examples(self, variable: tf.Variable) -> ExampleGradients:
@@ -78,6 +78,7 @@ def traced_step(loss: tf.Tensor, variables: Sequence[tf.Variable]) -> TracedStep
     terms = take_apart(proof, loss)
     leaves = [term.tensor for term in terms.per_example]
     plan = make_plan(proof, leaves, variables)
+    refuse_outside_reads(proof.graph, [term.tensor for term in terms.public], variables)
     refuse_data_dependent_state(proof, leaves)
     gradients = _backward(proof, terms.per_example, plan)
     return TracedStep(proof, terms, plan, gradients, _batch_size(proof, leaves[0]))
@@ -107,9 +108,7 @@ def private_gradients(
         return public
     scales, keep = clip_factors([item.squared_norms() for item in examples.values()], mechanism.l2_norm_clip)
     covered = [variable for variable in variables if variable.ref() in examples]
-    sums = [
-        tf.reshape(examples[variable.ref()].weighted_sum(scales, keep), variable.shape) for variable in covered
-    ]
+    sums = [tf.reshape(examples[variable.ref()].weighted_sum(scales, keep), variable.shape) for variable in covered]
     released = {
         variable.ref(): tf.cast(noisy, variable.dtype)
         for variable, noisy in zip(covered, mechanism.release(sums, divisor))
@@ -204,8 +203,7 @@ def _public_gradients(
     handles = [tf_graph.resource_inside(proof.graph, variable.handle) for variable in variables]
     present = [handle for handle in handles if handle is not None]
     seeds = [
-        tf.fill(tf.shape(term.tensor), tf.constant(float(term.factor.coefficient), term.tensor.dtype))
-        for term in terms
+        tf.fill(tf.shape(term.tensor), tf.constant(float(term.factor.coefficient), term.tensor.dtype)) for term in terms
     ]
     found = dict(
         zip(

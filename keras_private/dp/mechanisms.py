@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from .. import native
 from ..errors import ConfigurationError
 from ..random import CELLS_PER_SIGMA, secure_source
 from .clipping import FLOAT_SLACK
@@ -86,14 +87,19 @@ class GaussianMechanism:
             )
         if self.noise_multiplier == 0.0:
             return [item / tf.constant(divisor, item.dtype) for item in clipped_sums]
-        source = secure_source()
         singles = [tf.cast(item, tf.float32) for item in clipped_sums]
+        source = secure_source()
         if source.name == "native":
-            noisy = [source.add_gaussian_noise(item, cell=self.cell, scale=1.0 / divisor) for item in singles]
+            noisy = self._release_natively(singles, sum(sizes), divisor)
         else:
             # Each portable draw adds thousands of operations to the graph, so that one draw serves all variables.
             flat = tf.concat([tf.reshape(item, [-1]) for item in singles], axis=0)
             noisy = tf.split(source.add_gaussian_noise(flat, cell=self.cell, scale=1.0 / divisor), sizes)
-        return [
-            tf.cast(tf.reshape(result, item.shape), item.dtype) for result, item in zip(noisy, clipped_sums)
-        ]
+        return [tf.cast(tf.reshape(result, item.shape), item.dtype) for result, item in zip(noisy, clipped_sums)]
+
+    def _release_natively(self, sums: Sequence[tf.Tensor], total: int, divisor: float) -> list[tf.Tensor]:
+        """One draw for all variables that waits for nothing of the step, then one pass: round, add, scale."""
+        ops = native.load()
+        cells = ops.keras_private_noise_cells(count=total)
+        cell, scale = tf.constant(self.cell, tf.float64), tf.constant(1.0 / divisor, tf.float64)
+        return list(ops.keras_private_release_sums(sums, cells, cell, scale))

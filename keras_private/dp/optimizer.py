@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from .._backends import graph as tf_graph
+from .._backends import keras_fit
 from ..errors import ConfigurationError, GradientSourceError, UnsupportedModelError
+from .empty import refuse_empty_batches
 from .engine import coordinates_of, private_gradients
+from .loops import refuse_data_dependent_loops
 from .mechanisms import GaussianMechanism
 
 if TYPE_CHECKING:
@@ -185,12 +188,15 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
 
         Raises:
             UnsupportedModelError: The step runs eagerly or cannot be proven private.
+            ConfigurationError: Keras tunes steps_per_execution, or draws of a PoissonSampler may be empty and
+                convolutions cannot take that.
         """
         if callable(loss):
             loss = loss()
         if callable(var_list):
             var_list = var_list()
         _require_graph(loss)
+        _require_known_steps()
         variables = list(var_list)
         if len({variable.ref() for variable in variables}) < len(variables):
             raise ConfigurationError(
@@ -201,6 +207,8 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         mechanism = self._mechanism(variables)
         with loss.graph.as_default():
             gradients = private_gradients(loss, variables, mechanism, self._expected_batch_size)
+            refuse_data_dependent_loops()
+            refuse_empty_batches(loss.graph)
             if all(gradient is None for gradient in gradients):
                 raise UnsupportedModelError(
                     f"loss '{loss.name}' depends on none of the {len(variables)} trainable variables.",
@@ -247,9 +255,7 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
         given = [gradient for gradient, _ in pairs if gradient is not None]
         issued, graph = self._gate.issued, self._gate.issued_in and self._gate.issued_in()
         self._gate.issued, self._gate.issued_in = [], None
-        same_trace = (
-            graph is not None and not tf.executing_eagerly() and tf.compat.v1.get_default_graph() is graph
-        )
+        same_trace = graph is not None and not tf.executing_eagerly() and tf.compat.v1.get_default_graph() is graph
         mine = len(given) == len(issued) and all(one is other for one, other in zip(given, issued))
         if not (same_trace and mine):
             raise GradientSourceError(
@@ -383,3 +389,11 @@ def _require_graph(loss: Any) -> None:
             expected="the default strategy: one replica",
             remedy="Build and fit the model outside strategy.scope().",
         )
+
+
+def _require_known_steps() -> None:
+    """Refuses steps_per_execution="auto": Keras would change the number of steps while it trains."""
+    fit = keras_fit.running_fit()
+    if fit is not None:
+        with tf.init_scope():
+            keras_fit.steps_per_execution(fit.model)

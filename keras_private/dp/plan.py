@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from .._backends import graph as tf_graph
 from ..errors import UnsupportedModelError, UnsupportedOpError
+from .outside import differentiable_ancestors, refuse_outside_reads
 from .proof import Fact, StepProof, remedy_for
 from .rules import OP_RULES
 
@@ -41,8 +42,10 @@ def make_plan(proof: StepProof, losses: Sequence[tf.Tensor], variables: Sequence
     Raises:
         UnsupportedOpError: A variable is used by an operation without a rule, inside a nested function, or
             to compute a value that has no batch axis but reaches the per-example losses.
+        UnsupportedModelError: A variable is read outside the loop or function that the losses are in.
     """
-    reaching = _differentiable_ancestors(losses)
+    refuse_outside_reads(proof.graph, losses, variables)
+    reaching = {op.name for op in differentiable_ancestors(losses)}
     uses: list[VariableUse] = []
     for variable in variables:
         handle = tf_graph.resource_inside(proof.graph, variable.handle)
@@ -57,27 +60,7 @@ def make_plan(proof: StepProof, losses: Sequence[tf.Tensor], variables: Sequence
     return Plan(tuple(uses))
 
 
-def _differentiable_ancestors(losses: Sequence[tf.Tensor]) -> set[str]:
-    """Names of the operations from which gradient can flow to the losses."""
-    seen: set[str] = set()
-    waiting = [tensor.op for tensor in losses]
-    while waiting:
-        op = waiting.pop()
-        if op.name in seen:
-            continue
-        seen.add(op.name)
-        if op.type == "StopGradient":
-            continue
-        for tensor in op.inputs:
-            carries = tensor.dtype.is_floating or tensor.dtype.is_complex
-            if carries or tensor.dtype in (tf.resource, tf.variant):
-                waiting.append(tensor.op)
-    return seen
-
-
-def _uses_of(
-    proof: StepProof, variable: tf.Variable, value: tf.Tensor, reaching: set[str]
-) -> list[VariableUse]:
+def _uses_of(proof: StepProof, variable: tf.Variable, value: tf.Tensor, reaching: set[str]) -> list[VariableUse]:
     uses = []
     waiting, followed = [value], {value.name}
     while waiting:
@@ -108,9 +91,7 @@ def _covered(proof: StepProof, variable: tf.Variable, op: tf.Operation, slots: l
             remedy=remedy_for(data.reason),
         )
     if not (data.is_row and data.axis == 0):
-        raise _unsupported(
-            variable, op, f"combines it with a {data.kind.value} value instead of rows of data"
-        )
+        raise _unsupported(variable, op, f"combines it with a {data.kind.value} value instead of rows of data")
     return VariableUse(variable, op, slots[0])
 
 
@@ -126,9 +107,7 @@ def _unsupported(variable: tf.Variable, op: tf.Operation, why: str) -> Unsupport
         remedy += "@tf.function decorator; unroll recurrent layers (unroll=True)."
     else:
         remedy = remedy_for(op.type, "")
-        remedy = (
-            remedy or f"Freeze the variable (layer.trainable = False) or express the layer with {ACCEPTED}."
-        )
+        remedy = remedy or f"Freeze the variable (layer.trainable = False) or express the layer with {ACCEPTED}."
     return UnsupportedOpError(
         f"trainable variable '{variable.name}' is used in {_place(op)}, which {why}.",
         expected=ACCEPTED,

@@ -553,13 +553,15 @@ def steered(graph: Graph) -> Any:
         lambda: tf.reduce_sum(tensor, axis=steer),
         lambda: tf.cumsum(tensor, steer),
         lambda: tf.math.top_k(tensor, 1 + steer)[0],
-        lambda: tf.split(tensor, tf.stack([1 + steer, tensor.shape[-1] - 1 - steer]), axis=-1)[0],
         lambda: tf.one_hot(tf.cast(tensor, tf.int32), 2, on_value=tf.cast(steer, tf.float32)),
         lambda: tf.pad(tensor, tf.stack([tf.stack([0, steer])] * tensor.shape.rank)),
         lambda: tf.fill([2, 2], tf.cast(steer, tf.float32)),
         lambda: tf.gather(tensor, steer, axis=graph.axis(tensor)),
         lambda: tf.where(steer > 0, tensor, 2.0 * tensor),
     ]
+    # TensorFlow's own shape inference aborts the process where sizes that it can fold are no vector.
+    if steer.shape.rank == 0:
+        functions.append(lambda: tf.split(tensor, tf.stack([1 + steer, tensor.shape[-1] - 1 - steer]), axis=-1)[0])
     return tf.cast(graph.random.choice(functions)(), tf.float32)
 
 

@@ -37,26 +37,26 @@ def labels(rows, classes=3):
 
 
 LOSSES = {
-    "sparse": ("softmax", 3, "sparse_categorical_crossentropy", labels(40)),
-    "categorical": ("softmax", 3, "categorical_crossentropy", np.eye(3)[labels(40)]),
-    "logits": (None, 3, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), labels(40)),
-    "one class": ("softmax", 1, "categorical_crossentropy", np.ones((40, 1))),
-    "binary": ("sigmoid", 1, "binary_crossentropy", labels(40, 2)),
-    "several binary": ("sigmoid", 4, "binary_crossentropy", np.random.default_rng(0).integers(0, 2, (40, 4))),
-    "binary logits": (None, 1, tf.keras.losses.BinaryCrossentropy(from_logits=True), labels(40, 2)),
-    "squares": (None, 2, "mse", numbers(40, 2, seed=5)),
+    "sparse": ("softmax", 3, "sparse_categorical_crossentropy", labels(32)),
+    "categorical": ("softmax", 3, "categorical_crossentropy", np.eye(3)[labels(32)]),
+    "logits": (None, 3, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), labels(32)),
+    "one class": ("softmax", 1, "categorical_crossentropy", np.ones((32, 1))),
+    "binary": ("sigmoid", 1, "binary_crossentropy", labels(32, 2)),
+    "several binary": ("sigmoid", 4, "binary_crossentropy", np.random.default_rng(0).integers(0, 2, (32, 4))),
+    "binary logits": (None, 1, tf.keras.losses.BinaryCrossentropy(from_logits=True), labels(32, 2)),
+    "squares": (None, 2, "mse", numbers(32, 2, seed=5)),
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_fit_ends_where_keras_ends(name):
     last, classes, loss, y = LOSSES[name]
-    model, x = small(last, classes), numbers(40, 5)
+    model, x = small(last, classes), numbers(32, 5)
     metrics = [] if loss == "mse" else ["binary_accuracy" if name == "several binary" else "accuracy"]
     encrypted = EncryptedModel(model)
     encrypted.compile(tf.keras.optimizers.SGD(0.5), loss, metrics)
     found = encrypted.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
-    one = encrypted.evaluate(x, y, verbose=0, return_dict=True)
+    one = encrypted.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
     weights = encrypted.reveal_to().get_weights()
     model.compile(tf.keras.optimizers.SGD(0.5), loss, metrics)
     expected = model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
@@ -68,7 +68,20 @@ def test_a_fit_ends_where_keras_ends(name):
     # Keras compares logits with 0.5.
     for key in [] if name == "binary logits" else metrics:
         np.testing.assert_allclose(found[key], expected[key], atol=0.051)
-    np.testing.assert_allclose(encrypted.predict(x, verbose=0), model.predict(x, verbose=0), atol=5e-3)
+    np.testing.assert_allclose(encrypted.predict(x, batch_size=16, verbose=0), model.predict(x, verbose=0), atol=5e-3)
+
+
+def test_a_last_batch_of_fewer_rows_counts_as_in_keras():
+    model, x, y = small(), numbers(20, 5), labels(20)
+    encrypted = EncryptedModel(model)
+    encrypted.compile(tf.keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    found = encrypted.fit(x, y, batch_size=16, shuffle=False, verbose=0).history
+    model.compile(tf.keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    expected = model.fit(x, y, batch_size=16, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(found["loss"], expected["loss"], atol=5e-3)
+    for one, two in zip(encrypted.reveal_to().get_weights(), model.get_weights()):
+        np.testing.assert_allclose(one, two, atol=5e-3)
+    np.testing.assert_allclose(encrypted.predict(x, batch_size=16), model.predict(x, verbose=0), atol=5e-3)
 
 
 def residual():

@@ -16,6 +16,7 @@ from .registry import RULES, Context, all_mixed, without_rows
 from .steering import settled
 from .values import as_dims, broadcast_gradient_axes, evaluate, static_value
 
+NOT_FOLLOWED = "of a nested function is not followed"
 RULE_MODULES = (elementwise, linear, reductions, shapes, sources)
 
 
@@ -29,10 +30,12 @@ class StepProof:
 
     Args:
         graph: The graph of the traced training step.
+        arguments: What is known of placeholders that are no captures, by name; by default they hold rows of data.
     """
 
-    def __init__(self, graph: tf.Graph) -> None:
+    def __init__(self, graph: tf.Graph, arguments: Optional[dict[str, Fact]] = None) -> None:
         self.graph = graph
+        self._arguments = arguments or {}
         self.context = Context(batch=_batch_size(graph))
         self._facts: dict[str, list[Fact]] = {}
         self._captures = tf_graph.captures_by_placeholder(graph)
@@ -114,8 +117,10 @@ class StepProof:
                 dims = self.context.static_dims(tensor)
                 return Fact(Kind.PUBLIC, dims=dims, value=static_value(external))
             return self._outer_proof(external.graph).fact(external)
+        if tensor.name in self._arguments:
+            return self._arguments[tensor.name]
         if tf_graph.is_nested(self.graph):
-            return Fact(Kind.MIXED, reason=f"argument '{tensor.name}' of a nested function is not followed")
+            return Fact(Kind.MIXED, reason=f"argument '{tensor.name}' {NOT_FOLLOWED}")
         return sources.data_rows(tensor, self.context)
 
     def _outer_proof(self, graph: tf.Graph) -> StepProof:

@@ -101,13 +101,18 @@ def batch_mat_mul(op: tf.Operation, facts: list[Fact], context: Context) -> list
         position = facts.index(rows[0])
         if ends[position] == (2 if position == 0 else 1):
             return [context.row(output, rank - ends[position], rows[0].share)]
-        other = facts[1 - position].dims or ()
-        shared = other[len(other) - ends[position]] if len(other) >= ends[position] else Dim.of(1)
-        if ends[position] <= 2 or shared is None or not shared.is_one:
+        if ends[position] <= 2 or not _pairs_alike(rows[0], facts[1 - position], ends[position]):
             return all_mixed(op, "sums over the batch axis")
     elif min(ends) <= 2 or ends[0] != ends[1] or rows[0].share != rows[1].share:
         return all_mixed(op, "multiplies examples with each other")
     return [context.row(output, rank - ends[facts.index(rows[0])], rows[0].share)]
+
+
+def _pairs_alike(row: Fact, public: Fact, from_right: int) -> bool:
+    """Whether every example meets the same of `public`: one entry for all, or one for each and all of one law."""
+    dims, length = public.dims or (), (row.dims or ())[row.axis]
+    shared = dims[len(dims) - from_right] if len(dims) >= from_right else Dim.of(1)
+    return shared is not None and (shared.is_one or (public.positionless and shared == length))
 
 
 @transfer("Softmax", "LogSoftmax", "TopKV2", "InTopKV2")
@@ -161,9 +166,7 @@ def _per_channel(op: tf.Operation, facts: list[Fact], context: Context) -> list[
     share = next(fact.share for fact in facts if fact.is_row)
     on_channel = all(fact.is_row and fact.axis == channel and fact.share == share for fact in data)
     paired = all(
-        (fact.is_row and fact.share == share)
-        or (fact.is_public and fact.positionless)
-        or fact.dims == (ZERO,)
+        (fact.is_row and fact.share == share) or (fact.is_public and fact.positionless) or fact.dims == (ZERO,)
         for fact in vectors
     )
     if not (on_channel and paired):

@@ -18,7 +18,7 @@ struct GaussianTable {
   // Column i keeps bin i when a uniform 64-bit integer is below threshold[i], else gives alias[i].
   uint64_t threshold[kColumns];
   uint16_t alias[kColumns];
-  // Hot copy: threshold's upper 16 bits below, alias above. 16 KiB, fits the first-level cache.
+  // Hot copy: threshold's upper 12 bits below, alias above. 16 KiB, fits the first-level cache.
   uint32_t packed[kColumns];
 };
 
@@ -28,6 +28,9 @@ constexpr size_t kChunk = 1024;
 
 // 2^64 (1 - mass of cell `offset` / mass of cell 0) in a bin; see docs/guarantees/randomness.md for its error.
 uint64_t RejectionThreshold(uint64_t bin, uint64_t offset);
+
+// uniform < 2^64 - RejectionThreshold(bin, offset), in most cases without computing it.
+bool Accepted(uint64_t bin, uint64_t offset, uint64_t uniform);
 
 // Draws `count` independent cells.
 Failure DrawCells(Stream* stream, const GaussianTable& table, size_t count, int32_t* cells);

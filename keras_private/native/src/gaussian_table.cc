@@ -86,7 +86,7 @@ GaussianTable* MakeTable() {
     }
   }
   for (int i = 0; i < kColumns; ++i) {
-    table->packed[i] = static_cast<uint32_t>(table->threshold[i] >> 48) | uint32_t{table->alias[i]} << 16;
+    table->packed[i] = static_cast<uint32_t>(table->threshold[i] >> 52) | uint32_t{table->alias[i]} << 16;
   }
   return table.release();
 }

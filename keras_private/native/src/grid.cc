@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "clones.h"
+#include "gaussian_clones.h"
 
 namespace keras_private {
-KERAS_PRIVATE_CLONES
+KERAS_PRIVATE_GAUSSIAN_CLONES
 void RoundAndAdd(const float* x, const int32_t* cells, double cell, double output_step, size_t count,
                  float* out) {
   constexpr double kLimit = 4503599627370496.0;  // 2^52
