@@ -130,7 +130,8 @@ def require(module: str) -> ModuleType:
         raise BackendError(f"{requirement.name} {version} is installed", expected=expected, remedy=remedy)
     try:
         if module == "tf_encrypted":
-            _restore_what_tf_encrypted_imports()
+            completed: ModuleType = importlib.import_module("keras_private._backends.tf_encrypted").load()
+            return completed
         return importlib.import_module(module)
     except ImportError as error:
         raise BackendError(
@@ -138,13 +139,6 @@ def require(module: str) -> ModuleType:
             expected=expected,
             remedy=f"run `keras-private doctor`; to install it anew: {remedy}",
         ) from error
-
-
-def _restore_what_tf_encrypted_imports() -> None:
-    # tf-encrypted 0.9.1 imports a switch that TensorFlow 2.14 no longer has; False was its default.
-    while_v2 = importlib.import_module("tensorflow.python.ops.while_v2")
-    if not hasattr(while_v2, "glob_stateful_parallelism"):
-        while_v2.glob_stateful_parallelism = False  # type: ignore[attr-defined]
 
 
 def _version(requirement: Requirement) -> str | None:
