@@ -59,7 +59,8 @@ def write(
         digests[OWNER_FILE] = _store(new / OWNER_FILE, {str(place): array for place, array in enumerate(owned)})
         fractions = {name: variable.fraction for name, variable in variables.items()}
         manifest = {"format": FORMAT, "digests": digests, "fractions": fractions, **facts}
-        _put(new / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o644)
+        whole = {"sha256": _digest_of(manifest), "content": manifest}
+        _put(new / MANIFEST, json.dumps(whole, indent=1).encode(), 0o644)
         _swap(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -72,7 +73,10 @@ def read_manifest(folder: Any) -> dict[str, Any]:
     """
     path = pathlib.Path(folder) / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        whole = json.loads(path.read_text())
+        manifest = whole["content"]
+        if whole["sha256"] != _digest_of(manifest):
+            raise ValueError("it was altered")
         known = manifest["format"] == FORMAT and set(manifest["digests"]) == {OWNER_FILE, *map(_file, range(3))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _refused(f"{path} cannot be read: {error}") from error
@@ -112,6 +116,10 @@ def read(folder: Any, variables: Mapping[str, SharedVariable]) -> None:
         found[name] = pairs
     for name, pairs in found.items():
         variables[name].put(pairs)
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _file(party: int) -> str:
