@@ -137,7 +137,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="keras-private demo", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the short private-fit demo (the default)")
-    parser.add_argument("--long", action="store_true", help="the longer recipe: 40 epochs at batch 2048")
+    parser.add_argument("--long", action="store_true", help="the longer recipe: 45 epochs at batch 2048")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for report and plot")
     options = parser.parse_args(argv)
     recipe = LONG if options.long else QUICK
