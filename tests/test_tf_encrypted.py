@@ -56,6 +56,7 @@ def test_split_reverse_and_indices(kind: type) -> None:
 
 
 @needs_tfe
+@pytest.mark.slow
 def test_traced_softmax_and_comparison() -> None:
     tfe = _backends.require("tf_encrypted")
     tfe.set_protocol(tfe.protocol.ABY3())

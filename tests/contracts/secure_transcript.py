@@ -7,9 +7,10 @@ message to (receiver, array); the same function at each call.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import tensorflow as tf
 from scipy import stats
 
 Messages = Mapping[str, tuple[str, np.ndarray]]
@@ -43,6 +44,30 @@ def assert_uniform(run: Callable[[], Messages]) -> None:
                 _assert_uniform(f"{name} - {other_name}", one.reshape(-1) ^ other.reshape(-1))
                 if one.dtype == np.int64:
                     _assert_uniform(f"{name} - {other_name}", one.reshape(-1) - other.reshape(-1))
+
+
+def assert_keys_drawn(graph: tf.Graph) -> None:
+    """What feeds an operation's key or seed was drawn in the same run, by a stateful operation of the graph."""
+    used = 0
+    for operation in graph.get_operations():
+        for place, argument in enumerate(operation.op_def.input_arg):
+            if argument.name.startswith(("key", "seed")):
+                used += 1
+                drawn = any(each.op_def.is_stateful for each in _ancestors(operation.inputs[place].op))
+                assert drawn, f"{operation.name}: its {argument.name} is the same in every run"
+    assert used
+
+
+def _ancestors(operation: tf.Operation) -> Iterator[tf.Operation]:
+    """The operation, and all that it is computed of; sizes are not followed."""
+    waiting, seen = [operation], set()
+    while waiting:
+        each = waiting.pop()
+        if each.name not in seen:
+            seen.add(each.name)
+            yield each
+            if each.type not in ("Shape", "Size"):
+                waiting += [tensor.op for tensor in each.inputs]
 
 
 def _values(*arrays: np.ndarray) -> float:
