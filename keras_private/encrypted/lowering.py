@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_private._backends.keras_graph import call_shapes, layer_calls
+from keras_private._backends.keras_graph import LayerCall, call_shapes, layer_calls
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.ranges import Preflight, Range, symmetric
 from keras_private.encrypted.rules import Parameter, Rule, rule_of
@@ -23,13 +24,18 @@ _ACTIVATION = ActivationRule()
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One call of a rule. Values are numbered."""
+    """One call of a rule. Values are numbered.
+
+    Attributes:
+        predicting: The call says training=False: it does what prediction does in training too.
+    """
 
     name: str
     layer: Any
     rule: Rule
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    predicting: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,8 @@ class Program:
         for node in nodes:
             with tf.name_scope(node.name):
                 arguments = [values[each] for each in node.inputs]
-                outputs, kept = node.rule.forward(node.layer, arguments, _own(node, parameters), training)
+                trains = training and not node.predicting
+                outputs, kept = node.rule.forward(node.layer, arguments, _own(node, parameters), trains)
             values.update(zip(node.outputs, outputs))
             saved.append(kept)
         leaving = self.nodes[-1].inputs if to_logits and self.last else self.outputs
@@ -235,13 +242,10 @@ def lower(model: Any) -> Program:
     fresh = 1 + max([*read.inputs, *(each for call in read.calls for each in call.outputs)])
     for call in read.calls:
         layer = call.layer
+        if isinstance(layer, tf.keras.Model):
+            _check_call(call)
         found = rule_of(layer)
-        if call.options:
-            raise UnsupportedLayerError(
-                f"layer {layer.name!r} is called with {', '.join(call.options)}",
-                expected="calls with inputs alone",
-                remedy="build the model without masks and extra arguments",
-            )
+        _check_call(call)
         for shapes in (shape for pair in call_shapes(layer) for shape in (*pair[0], *pair[1])):
             if None in shapes[1:]:
                 raise UnsupportedLayerError(
@@ -258,12 +262,18 @@ def lower(model: Any) -> Program:
         if isinstance(found, ActivationRule):
             nodes.append(Node(layer.name, layer, _ACTIVATION, call.inputs, call.outputs))
         elif getattr(layer, "activation", None) in (None, tf.keras.activations.linear):
-            nodes.append(Node(layer.name, layer, found, call.inputs, call.outputs))
+            nodes.append(Node(layer.name, layer, found, call.inputs, call.outputs, call.training is False))
         else:
             _ACTIVATION.check(layer)
-            nodes.append(Node(layer.name, layer, found, call.inputs, (fresh,)))
+            nodes.append(Node(layer.name, layer, found, call.inputs, (fresh,), call.training is False))
             nodes.append(Node(f"{layer.name}_activation", layer, _ACTIVATION, (fresh,), call.outputs))
             fresh += 1
+    if model.losses:
+        raise UnsupportedLayerError(
+            f"model {model.name!r} adds losses of its own",
+            expected="the loss that compile gets, alone",
+            remedy="build it without add_loss and regularizers",
+        )
     reordered, moved = _pools_first(nodes, set(read.outputs))
     ordered = tuple(reordered)
     return Program(
@@ -275,6 +285,21 @@ def lower(model: Any) -> Program:
         last=_last(ordered, read.outputs),
         moved=frozenset(moved),
     )
+
+
+def _check_call(call: LayerCall) -> None:
+    if call.options:
+        raise UnsupportedLayerError(
+            f"layer {call.layer.name!r} is called with {', '.join(call.options)}",
+            expected="calls with inputs alone",
+            remedy="build the model without masks and extra arguments",
+        )
+    if call.training and "training" in inspect.signature(type(call.layer).call).parameters:
+        raise UnsupportedLayerError(
+            f"layer {call.layer.name!r} is called with training=True, which would hold in predictions too",
+            expected="calls that leave `training` to fit and predict, or say training=False",
+            remedy="build the model without training=True",
+        )
 
 
 def _last(nodes: Sequence[Node], outputs: Sequence[int]) -> str:

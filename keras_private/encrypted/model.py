@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_private._backends.keras_rates import current_rate
 from keras_private.encrypted import data, inspection, saving, storing
 from keras_private.encrypted.cost import Cost
 from keras_private.encrypted.fixed_point import FixedPoint
@@ -119,7 +120,8 @@ class EncryptedModel:
         """Prepares for fit and evaluate.
 
         Args:
-            optimizer: SGD by name or object, with momentum and Nesterov's; its learning rate may be a schedule.
+            optimizer: SGD, with momentum and Nesterov's, or Adam, AMSGrad included (adaptive.py says where it differs
+                from Keras's), by name or object; its learning rate may be a schedule.
             loss: "mse", "binary_crossentropy", "categorical_crossentropy" or "sparse_categorical_crossentropy", or
                 Keras's objects for them. A model that ends with softmax or sigmoid is trained on what enters them.
             metrics: ["accuracy"], of several sigmoids ["binary_accuracy"], or none. Logits count as positive above 0.
@@ -131,6 +133,7 @@ class EncryptedModel:
         """
         found = tf.keras.optimizers.get(optimizer)
         rule = update_rule(found)
+        rule.check(found)
         unknown = set(reveal) - set(REVEAL)
         if unknown or isinstance(reveal, str):
             raise ConfigurationError(
@@ -209,7 +212,7 @@ class EncryptedModel:
         follow.on_train_begin()
         logs: dict[str, float] = {}
         for epoch in range(initial_epoch, epochs):
-            before = self._everything()
+            before, taken = self._everything(), int(self.optimizer.iterations)
             follow.on_epoch_begin(epoch)
             self.steps.clear_totals()
             for step, batch in enumerate(rows.batches(batch_size, shuffle)):
@@ -218,6 +221,7 @@ class EncryptedModel:
                 follow.on_train_batch_end(step, {})
             if self.steps.weights_exceed(limits):
                 self._put(before)
+                self.optimizer.iterations.assign(taken)
                 raise EncodingError(
                     f"weights have grown past what the overflow preflight assumed, in epoch {epoch + 1}",
                     expected="weights within a multiple of their first size; the epoch is undone",
@@ -371,7 +375,8 @@ class EncryptedModel:
         loss, rule = self._compiled()
         self.program.check_training()
         preflight, _ = self._training_limits(loss, batch.rows, data.Rows([batch]))
-        factor = float(self.optimizer.learning_rate) / batch.rows
+        rule = rule.of_rows(batch.rows)
+        factor = rule.factor(current_rate(self.optimizer), batch.rows)
         return self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)[0]
 
     def read_rows(self, x: Any) -> data.Rows:
@@ -411,14 +416,14 @@ class EncryptedModel:
         return (*wants, "correct") if "metrics" in self.reveal and self._accuracy else wants
 
     def _train_batch(self, batch: data.Batch, loss: Loss, rule: SGD, preflight: Preflight) -> None:
-        rate = self.optimizer.learning_rate
-        factor = float(rate) / batch.rows
+        rate = current_rate(self.optimizer)
+        rule = rule.of_rows(batch.rows)
+        factor = rule.factor(rate, batch.rows)
         if not (math.isfinite(factor) and factor >= 0):
-            raise ConfigurationError(
-                f"the learning rate {float(rate)}", expected="finite, not negative", remedy="set it"
-            )
+            raise ConfigurationError(f"the learning rate {rate}", expected="finite, not negative", remedy="set it")
         step, scale = self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
-        step(batch.inputs_as_tensors(), tf.constant(batch.labels), tf.constant(scale.whole(factor), tf.int64))
+        public = rule.public(scale.whole(factor), int(self.optimizer.iterations) + 1)
+        step(batch.inputs_as_tensors(), tf.constant(batch.labels), tf.constant(public, tf.int64))
         self.optimizer.iterations.assign_add(1)
         self._train_counter.assign_add(1)
 

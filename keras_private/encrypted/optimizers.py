@@ -1,4 +1,4 @@
-"""Optimizers on shares: SGD, with momentum and Nesterov's."""
+"""Optimizers on shares: SGD, with momentum and Nesterov's; adaptive.py has Adam."""
 
 from __future__ import annotations
 
@@ -49,6 +49,26 @@ class SGD:
     def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
         self.momentum, self.nesterov = momentum, nesterov
 
+    def check(self, optimizer: Any) -> None:
+        """Whether compile can take the Keras optimizer as it stands: SGD counts no steps."""
+
+    def of_rows(self, rows: int) -> SGD:
+        """The rule for batches of so many rows."""
+        return self
+
+    def factor(self, rate: float, rows: int) -> float:
+        """The public number that StepScale encodes."""
+        return rate / rows
+
+    def public(self, whole: int, step: int) -> int:
+        """The public word of a step, below 2^63.
+
+        Args:
+            whole: The factor's whole number.
+            step: Number of the step, from 1.
+        """
+        return whole
+
     def slots(self, name: str, shape: tuple[int, ...]) -> dict[str, SharedVariable]:
         if not self.momentum:
             return {}
@@ -71,11 +91,11 @@ class SGD:
             gradients: Sums over the batch, by name.
             bounds: On their magnitude, by name.
             step_scale: Of the learning rate over the rows of the batch.
-            whole: int64 scalar, its whole number.
+            whole: int64 scalar, from `public`.
         """
         fixed_point = next(iter(gradients.values())).session.fixed_point
         fraction = VELOCITY_FRACTION if self.momentum else fixed_point.fraction
-        steps = _scaled(gradients, bounds, step_scale, whole, fraction)
+        steps = scaled(gradients, bounds, step_scale, whole, fraction)
         for name, step in steps.items():
             variable = weights[name]
             session = step.session
@@ -88,14 +108,14 @@ class SGD:
             variable.assign(variable.read(session) - step)
 
 
-def _scaled(
+def scaled(
     gradients: Mapping[str, Shared],
     bounds: Mapping[str, float],
     step_scale: StepScale,
-    whole: tf.Tensor,
+    whole: Any,
     fraction: int,
 ) -> dict[str, Shared]:
-    """rate g with `fraction` bits after the point, by one truncation for all parameters."""
+    """whole g with `fraction` bits after the point, by one truncation for all parameters."""
     flat = []
     names = list(gradients)
     widest = max(gradients[name].fraction for name in names)
@@ -137,11 +157,11 @@ def update_rule(optimizer: Any) -> SGD:
     Raises:
         ConfigurationError: There is none, or an argument is not honoured.
     """
-    if type(optimizer) is not tf.keras.optimizers.SGD:
+    if type(optimizer) not in (tf.keras.optimizers.SGD, tf.keras.optimizers.Adam):
         raise ConfigurationError(
             f"the optimizer {type(optimizer).__name__} has no rule on shares",
-            expected="SGD, with or without momentum",
-            remedy="use tf.keras.optimizers.SGD",
+            expected="SGD, with or without momentum, or Adam",
+            remedy="use tf.keras.optimizers.SGD or Adam",
         )
     config = optimizer.get_config()
     for name in ("clipnorm", "global_clipnorm", "clipvalue", "weight_decay"):
@@ -149,6 +169,10 @@ def update_rule(optimizer: Any) -> SGD:
             raise _refused(name, config[name])
     if config.get("use_ema"):
         raise _refused("use_ema", True)
+    if isinstance(optimizer, tf.keras.optimizers.Adam):
+        from keras_private.encrypted.adaptive import Adam
+
+        return Adam(float(config["beta_1"]), float(config["beta_2"]), float(config["epsilon"]), bool(config["amsgrad"]))
     return SGD(float(config["momentum"]), bool(config["nesterov"]))
 
 

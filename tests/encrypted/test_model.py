@@ -71,13 +71,16 @@ def test_a_fit_ends_where_keras_ends(name):
     np.testing.assert_allclose(encrypted.predict(x, batch_size=16, verbose=0), model.predict(x, verbose=0), atol=5e-3)
 
 
-def test_a_last_batch_of_fewer_rows_counts_as_in_keras():
+def test_a_last_batch_of_fewer_rows_and_a_schedule_count_as_in_keras():
+    def sgd():
+        return tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5))
+
     model, x, y = small(), numbers(20, 5), labels(20)
     encrypted = EncryptedModel(model)
-    encrypted.compile(tf.keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-    found = encrypted.fit(x, y, batch_size=16, shuffle=False, verbose=0).history
-    model.compile(tf.keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-    expected = model.fit(x, y, batch_size=16, shuffle=False, verbose=0).history
+    encrypted.compile(sgd(), "sparse_categorical_crossentropy")
+    found = encrypted.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+    model.compile(sgd(), "sparse_categorical_crossentropy")
+    expected = model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=5e-3)
     for one, two in zip(encrypted.reveal_to().get_weights(), model.get_weights()):
         np.testing.assert_allclose(one, two, atol=5e-3)

@@ -8,6 +8,7 @@ from keras_private.encrypted.rules import (
     merging,
     normalization,
     pooling,
+    scaling,
     shaping,
 )
 from keras_private.encrypted.rules.registry import Parameter, Rule, register_rule, rule, rule_of
@@ -25,5 +26,6 @@ __all__ = [
     "register_rule",
     "rule",
     "rule_of",
+    "scaling",
     "shaping",
 ]

@@ -219,7 +219,7 @@ class GlobalAverageRule(GlobalRule):
 
 @rule(tf.keras.layers.GlobalMaxPooling1D, tf.keras.layers.GlobalMaxPooling2D)
 class GlobalMaxRule(GlobalRule):
-    """One tournament for each channel; of equal elements the first gets the gradient."""
+    """One tournament for each channel; of equal elements the first gets the gradient, which Keras divides."""
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool
