@@ -109,11 +109,3 @@ def _code_of_fit() -> CodeType:
             remedy="Install keras==2.14.0, or remove what replaces keras.Model.fit.",
         )
     return code
-
-
-def learning_rate_now(optimizer: Any) -> float:
-    """The rate of the next step. With a schedule, Keras's own attribute is that of the last step it applied itself."""
-    rate = optimizer._learning_rate
-    if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
-        return float(rate(optimizer.iterations))
-    return float(optimizer.learning_rate)
