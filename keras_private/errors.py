@@ -83,3 +83,7 @@ class ShareFileError(PrivacyError, OSError):
 
 class RandomnessError(PrivacyError, RuntimeError):
     """No secure source of randomness can serve the request."""
+
+
+class TransportError(PrivacyError, ConnectionError):
+    """A connection between processes broke, came too late, or brought what was not expected."""

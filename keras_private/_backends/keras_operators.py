@@ -15,6 +15,8 @@ _OF_TENSORS = {
     "math.maximum": tf.keras.layers.Maximum,
     "math.minimum": tf.keras.layers.Minimum,
 }
+SYMBOLS = frozenset({*_OF_TENSORS, "math.negative", "math.truediv", "concat", "nn.relu"})
+"""All operators that `twin` knows some calls of."""
 
 
 def twin(node: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 
 from keras_private.encrypted.fixed_point import FixedPoint
-from keras_private.errors import OverflowPreflightError
+from keras_private.errors import ConfigurationError, OverflowPreflightError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +98,24 @@ class Preflight:
                 expected=f"less than {limit:.3g}, by the weights and the declared range of the inputs",
                 remedy="declare a smaller input_range, scale inputs or weights, or give FixedPoint fewer fraction bits",
             )
+
+
+def declared_ranges(given: Any, count: int) -> list[tuple[float, float]]:
+    """(low, high) of each of `count` inputs, from one pair or a list of them.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    pairs = [given] * count if isinstance(given, tuple) and len(given) == 2 else given
+    try:
+        found = [(float(low), float(high)) for low, high in pairs]
+        valid = len(found) == count and all(-math.inf < low <= high < math.inf for low, high in found)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"input_range={given!r}",
+            expected="(low, high), or a list of one pair per input",
+            remedy="declare the range",
+        )
+    return found

@@ -1,0 +1,48 @@
+"""A stage of a party's graph as a function that runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import importer
+
+from keras_private._backends.party_graphs import PartyGraph, Stage, outside_name
+
+Tensors = Sequence[Any]
+
+
+def stage_function(graph: PartyGraph, stage: Stage, captured: Sequence[Any]) -> Callable[[Tensors], Tensors]:
+    """From the values of `stage.needs` to those of `stage.gives`.
+
+    Args:
+        graph: Of the party.
+        stage: One of its stages.
+        captured: Captured inputs of the traced function that was cut: the resources of variables, in this process.
+    """
+
+    for function in stage.graph.library.function:
+        # Named by content: one of that name is the same.
+        if not context.context().has_function(function.signature.name):
+            context.context().add_function_def(function)
+
+    def body(*values: Any) -> list[Any]:
+        given = {outside_name(key): value for key, value in zip(stage.needs, values)}
+        default = tf.compat.v1.get_default_graph()
+        for key, place in stage.resources:
+            given[outside_name(key)] = default.capture(captured[place])
+        own = [key for key in stage.gives if key not in stage.needs]
+        found = importer.import_graph_def(stage.graph, input_map=given, return_elements=own, name="")
+        return list(found)
+
+    specs = [graph.specs[key] for key in stage.needs]
+    concrete = tf.function(body, autograph=False).get_concrete_function(*specs)
+    bound = list(concrete.captured_inputs)
+
+    def run(values: Tensors) -> Tensors:
+        found = concrete._call_flat(list(values), bound)
+        return found if isinstance(found, (list, tuple)) else []
+
+    return run

@@ -1,0 +1,158 @@
+"""cluster.json: who the three parties are, where they listen, and who may publish and ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from keras_private.encrypted.cluster.certificates import DAYS, authority, check_name, fingerprint, issue
+from keras_private.encrypted.session import SERVERS
+from keras_private.errors import ConfigurationError
+
+FORMAT = 1
+FILE = "cluster.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a party listens."""
+
+    name: str
+    host: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """What all members of a cluster know.
+
+    Attributes:
+        parties: The three of them, in the protocol's order.
+        owners: Names that may publish models.
+        clients: Names that may ask for predictions.
+        fingerprint: SHA-256 of the authority's certificate.
+    """
+
+    parties: tuple[Address, Address, Address]
+    owners: tuple[str, ...]
+    clients: tuple[str, ...]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.parties]
+        if names != list(SERVERS):
+            raise _malformed(f"the parties are {names}", f"{list(SERVERS)}, in this order")
+        for each in self.parties:
+            if not isinstance(each.host, str) or not each.host:
+                raise _malformed(f"the host of {each.name} is {each.host!r}", "a name or address")
+            if type(each.port) is not int or not 1 <= each.port <= 65535:
+                raise _malformed(f"the port of {each.name} is {each.port!r}", "an integer from 1 to 65535")
+        if len({(each.host, each.port) for each in self.parties}) != 3:
+            raise _malformed("two parties have one address", "three addresses")
+        members = [*names, *(check_name(each) for each in (*self.owners, *self.clients))]
+        if len(set(members)) != len(members):
+            raise _malformed(f"a name has two roles: {members}", "one role for each name")
+
+    def party(self, name: str) -> Address:
+        """
+        Raises:
+            ConfigurationError: There is no such party.
+        """
+        for each in self.parties:
+            if each.name == name:
+                return each
+        raise ConfigurationError(f"{name!r} is no party", expected=f"one of {list(SERVERS)}", remedy="name one of them")
+
+    @staticmethod
+    def load(path: Any) -> ClusterConfig:
+        """
+        Raises:
+            ConfigurationError: The file is missing or malformed.
+        """
+        place = pathlib.Path(path)
+        try:
+            found = json.loads(place.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise _malformed(f"{place} cannot be read: {error}", "what `keras-private cluster init` wrote") from error
+        fields = {"format", "parties", "owners", "clients", "fingerprint"}
+        if not isinstance(found, dict) or set(found) != fields or found["format"] != FORMAT:
+            raise _malformed(f"{place} is of another format", f"the fields {sorted(fields)}, format {FORMAT}")
+        try:
+            parties = tuple(Address(each["name"], each["host"], each["port"]) for each in found["parties"])
+            if any(set(each) != {"name", "host", "port"} for each in found["parties"]) or len(parties) != 3:
+                raise TypeError("three parties, each with name, host and port")
+            for field in ("owners", "clients"):
+                if not isinstance(found[field], list):
+                    raise TypeError(f"{field} is no list")
+            if not isinstance(found["fingerprint"], str):
+                raise TypeError("the fingerprint is no string")
+        except (KeyError, TypeError) as error:
+            raise _malformed(f"{place} is malformed: {error}", "three parties, owners and clients") from error
+        return ClusterConfig(parties, tuple(found["owners"]), tuple(found["clients"]), found["fingerprint"])
+
+    def save(self, path: Any) -> None:
+        """Writes the file, whole or not at all."""
+        place = pathlib.Path(path)
+        facts = dataclasses.asdict(self)
+        content = {
+            "format": FORMAT,
+            **{key: list(value) if key != "fingerprint" else value for key, value in facts.items()},
+        }
+        new = place.with_name(f".{place.name}.new")
+        new.write_text(json.dumps(content, indent=1) + "\n")
+        new.replace(place)
+
+
+def init(
+    folder: Any,
+    hosts: Sequence[str],
+    ports: Sequence[int],
+    clients: Sequence[str] = ("client",),
+    owners: Sequence[str] = ("owner",),
+    days: float = DAYS,
+) -> ClusterConfig:
+    """Makes a cluster's files, all of them or none.
+
+    cluster.json and, for each party, owner and client, a folder with its certificate, to be brought to its host; the
+    authority's key stays in authority/, and should be kept away from all of them.
+
+    Raises:
+        ConfigurationError: The folder holds a cluster, or an argument does not fit.
+    """
+    target = pathlib.Path(folder)
+    if (target / FILE).exists() or (target / "authority").exists():
+        raise ConfigurationError(f"{target} holds a cluster", expected="a new folder", remedy="choose another one")
+    if len(hosts) != 3 or len(ports) != 3:
+        raise ConfigurationError(
+            f"{len(hosts)} hosts and {len(ports)} ports", expected="three of each", remedy="give one for each party"
+        )
+    parties = tuple(Address(name, host, port) for name, host, port in zip(SERVERS, hosts, ports))
+    ClusterConfig(parties, tuple(owners), tuple(clients), "")  # type: ignore[arg-type]
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".init.", dir=target) as temporary:
+        new = pathlib.Path(temporary)
+        authority(new / "authority", days)
+        for name in (*SERVERS, *owners, *clients):
+            issue(new / "authority", name, new / name, days)
+        mark = fingerprint(new / "authority" / "ca.crt")
+        config = ClusterConfig(parties, tuple(owners), tuple(clients), mark)  # type: ignore[arg-type]
+        moved: list[pathlib.Path] = []
+        try:
+            for each in ("authority", *SERVERS, *owners, *clients):
+                (new / each).rename(target / each)
+                moved.append(target / each)
+            config.save(target / FILE)
+        except BaseException:
+            for each_folder in moved:
+                shutil.rmtree(each_folder, ignore_errors=True)
+            raise
+    return config
+
+
+def _malformed(problem: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(problem, expected=expected, remedy="make it anew with `keras-private cluster init`")

@@ -1,0 +1,443 @@
+"""One party's process: it answers owners and clients, and computes its part of runs with the other two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_private.encrypted.cluster.certificates import Identity, peer_name, server_context
+from keras_private.encrypted.cluster.config import ClusterConfig
+from keras_private.encrypted.cluster.descriptions import Description
+from keras_private.encrypted.cluster.links import Links
+from keras_private.encrypted.cluster.publications import Publication, Publications
+from keras_private.encrypted.cluster.requests import Board, Request
+from keras_private.encrypted.cluster.running import Arrivals
+from keras_private.encrypted.cluster.scheduling import Scheduler
+from keras_private.encrypted.cluster.wire import REFUSAL, REPLY, Frame, Header, Wire, arrays_of, refusal
+from keras_private.errors import ConfigurationError, PartiesError, PrivacyError, TransportError
+
+LOG = logging.getLogger("keras_private.party")
+_HANDSHAKE_SECONDS = 10.0
+_OWNER_LIMIT = 1 << 33
+_MOST_CONNECTIONS = 256
+_MOST_SECONDS = 600.0
+
+
+class Party:
+    """Serves until it is closed.
+
+    Guarantees, each locked by tests/encrypted/cluster:
+      * Whoever connects proves a name by a certificate of the cluster's authority; an owner's calls are for owners,
+        a client's for clients, a party's for parties.
+      * It runs programs that it has traced itself, and sends what they say to whom they say: masked summands of a
+        result to the client that asked, and to nobody else.
+      * A frame of another size, out of order, or late ends the run with an error for its clients; nothing is revealed.
+
+    Args:
+        config: Of the cluster.
+        identity: This party's certificate and key.
+        listening: A socket that is bound; by default one is bound to the address in `config`.
+        delay: Seconds that a request waits for others to run with.
+        at_once: Runs that may be under way together.
+        seconds: The longest that a run may take.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        identity: Identity,
+        listening: socket.socket | None = None,
+        delay: float = 0.002,
+        at_once: int = 2,
+        seconds: float = 60.0,
+    ) -> None:
+        self.config, self.identity, self.name = config, identity, identity.name
+        names = [each.name for each in config.parties]
+        if self.name not in names:
+            raise ConfigurationError(f"{self.name!r} is no party", expected=f"one of {names}", remedy="name one")
+        self.place = names.index(self.name)
+        self.next, self.leader = names[(self.place + 1) % 3], names[0]
+        self.seconds = seconds
+        self.publications = Publications()
+        self.arrivals = Arrivals(self.publications.largest_frame)
+        self.board = Board(self._checked)
+        self.links = Links(config, identity, self._on_data, self._on_notice, self._limit, self._on_loss)
+        self.scheduler = (
+            Scheduler(self.links.others, self._largest, self._lead, delay, at_once)
+            if self.name == self.leader
+            else None
+        )
+        self._context = server_context(identity)
+        self._listening = listening or _bound(config, self.name)
+        self._open: set[Wire] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def serve(self) -> None:
+        """Accepts connections until `close`."""
+        self._listening.listen(64)
+        while not self._closed:
+            try:
+                plain, address = self._listening.accept()
+            except OSError:
+                break
+            with self._lock:
+                busy = len(self._open) >= _MOST_CONNECTIONS
+            if busy:
+                plain.close()
+                continue
+            threading.Thread(target=self._admit, args=(plain, address), name="connection", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends connections and forgets what was published."""
+        self._closed = True
+        self._listening.close()
+        if self.scheduler is not None:
+            self.scheduler.close()
+        self.links.close()
+        with self._lock:
+            wires = list(self._open)
+        for wire in wires:
+            wire.close()
+        for publication in self.publications.all():
+            self.publications.remove(publication)
+
+    def _admit(self, plain: socket.socket, address: Any) -> None:
+        try:
+            plain.settimeout(_HANDSHAKE_SECONDS)
+            secured = self._context.wrap_socket(plain, server_side=True)
+            wire = Wire(secured, peer_name(secured))
+        except (OSError, ssl.SSLError, ValueError, PrivacyError) as error:
+            LOG.warning("refused a connection from %s: %s", address[0], error)
+            plain.close()
+            return
+        with self._lock:
+            self._open.add(wire)
+        try:
+            _Conversation(self, wire).hold()
+        except TransportError as error:
+            LOG.info("%s left: %s", wire.peer, error.problem)
+        finally:
+            wire.close()
+            with self._lock:
+                self._open.discard(wire)
+
+    # What the other parties send.
+
+    def _on_data(self, party: str, frame: Frame) -> None:
+        self.arrivals.put(frame.header.key, party, frame.header.number, frame.payload)
+
+    def _limit(self, party: str, header: Header) -> int:
+        return self.arrivals.limit(header.key, party, header.number)
+
+    def _on_loss(self, party: str, reason: str) -> None:
+        LOG.warning("the connection from %s ended: %s", party, reason)
+        self.arrivals.fail_all(f"{party} is gone ({reason})")
+        self.links.renew(party)
+        self.board.fail_all(_gone(party, reason))
+
+    def _on_notice(self, party: str, facts: dict[str, Any]) -> None:
+        kind = facts.get("notice")
+        if kind == "order" and party == self.leader:
+            threading.Thread(target=self._follow, args=(facts,), name="run", daemon=True).start()
+        elif kind == "digest":
+            self.board.digest(bytes.fromhex(facts["key"]), facts["client"], bytes.fromhex(facts["digest"]))
+        elif kind == "ready" and self.scheduler is not None:
+            self.scheduler.there(party, bytes.fromhex(facts["key"]))
+        elif kind == "refused":
+            self._give_up(
+                bytes.fromhex(facts["key"]),
+                TransportError(
+                    f"{party}: {facts['problem']}",
+                    expected="a request that all three parties take",
+                    remedy=str(facts.get("remedy", "")),
+                ),
+                tell=False,
+            )
+        elif kind == "broken":
+            self.arrivals.fail(bytes.fromhex(facts["key"]), f"{party}: {facts['problem']}")
+        else:
+            raise TransportError(
+                f"{party} sent the notice {kind!r}", expected="one it may send", remedy="check versions"
+            )
+
+    # Requests.
+
+    def take(self, request: Request) -> None:
+        """A client's request is here: has it checked with the party that holds the same share."""
+        self.board.add(request)
+        digest = {"notice": "digest", "key": request.key.hex(), "client": request.client}
+        try:
+            self.links.notice(self.next, {**digest, "digest": request.digest(1).hex()})
+        except TransportError as error:
+            self._give_up(request.key, error)
+
+    def _checked(self, request: Request) -> None:
+        if self.scheduler is not None:
+            self.scheduler.here(request)
+            return
+        try:
+            self.links.notice(self.leader, {"notice": "ready", "key": request.key.hex()})
+        except TransportError as error:
+            self._give_up(request.key, error)
+
+    def _give_up(self, key: bytes, error: PrivacyError, tell: bool = True) -> None:
+        self.board.fail(key, error)
+        if self.scheduler is not None:
+            self.scheduler.forget(key)
+        if tell:
+            self.tell("refused", key, error)
+
+    def tell(self, notice: str, key: bytes, error: PrivacyError) -> None:
+        """Tells the other parties, as far as they can be reached, that they need not wait."""
+        for other in self.links.others:
+            try:
+                facts = {"notice": notice, "key": key.hex(), "problem": error.problem, "remedy": error.remedy}
+                self.links.notice(other, facts, time.monotonic() + 2.0)
+            except TransportError as unreachable:
+                LOG.info("%s", unreachable.problem)
+
+    # Runs.
+
+    def _largest(self, publication: str) -> int:
+        return max((max(each.programs) for each in self.publications.all() if each.key == publication), default=1)
+
+    def _lead(self, requests: list[Request]) -> None:
+        """Orders a run, and takes part in it."""
+        named = [[each.key.hex(), each.client, each.rows] for each in requests]
+        order = {"publication": requests[0].publication, "requests": named, "run": secrets.token_hex(16)}
+        try:
+            for other in self.links.others:
+                self.links.notice(other, {"notice": "order", "order": order})
+        except TransportError as error:
+            for request in requests:
+                self._give_up(request.key, error)
+            return
+        self._take_part(order, requests)
+
+    def _follow(self, facts: dict[str, Any]) -> None:
+        order = facts["order"]
+        requests: list[Request] = []
+        try:
+            for key, client, rows in order["requests"]:
+                requests.append(self.board.find(bytes.fromhex(key), client, rows, order["publication"]))
+        except (PrivacyError, KeyError, TypeError, ValueError) as error:
+            broken = (
+                error
+                if isinstance(error, PrivacyError)
+                else TransportError("a malformed order", expected="a list of requests", remedy="check versions")
+            )
+            self.tell("broken", run_key(order), broken)
+            return
+        self._take_part(order, requests)
+
+    def _take_part(self, order: dict[str, Any], requests: list[Request]) -> None:
+        key = run_key(order)
+        deadline = min([time.monotonic() + self.seconds, *(each.deadline for each in requests)])
+        try:
+            named = [each for each in self.publications.all() if each.key == order["publication"] and each.active]
+            if not named:
+                raise PartiesError(
+                    "the model is no longer published here", expected="a published model", remedy="publish it again"
+                )
+            outputs = self._run(named[0], key, requests, deadline)
+        except PrivacyError as error:
+            self._break(key, requests, error)
+        except (tf.errors.OpError, MemoryError, RuntimeError, ValueError, KeyError) as error:
+            LOG.exception("a run failed")
+            self._break(key, requests, TransportError(f"an internal {type(error).__name__}", expected="a result"))
+        else:
+            start = 0
+            for request in requests:
+                request.finish([output[start : start + request.rows] for output in outputs])
+                self.board.remove(request)
+                start += request.rows
+        finally:
+            self.arrivals.close(key)
+
+    def _run(self, publication: Publication, key: bytes, requests: Sequence[Request], deadline: float) -> list[Any]:
+        rows = sum(request.rows for request in requests)
+        size, program = publication.program_for(rows)
+        self.arrivals.open(key, program.sizes)
+        inputs = {}
+        for place, each in enumerate(publication.inputs):
+            for half in range(2):
+                parts = [request.pairs[place][half] for request in requests]
+                if rows < size:
+                    parts.append(np.zeros(each.shares(size - rows), np.int64))
+                whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                inputs[6 * place + 2 * self.place + half] = tf.convert_to_tensor(whole)
+        found = program.run(key, {at: inputs[at] for at in program.graph.inputs}, self.arrivals, self.links, deadline)
+        with publication.lock:
+            publication.runs += 1
+            publication.rows += rows
+        return [found[at].numpy() for at in sorted(found)]
+
+    def _break(self, key: bytes, requests: Sequence[Request], error: PrivacyError) -> None:
+        LOG.warning("a run was broken off: %s", error.problem)
+        self.tell("broken", key, error)
+        for request in requests:
+            self.board.fail(request.key, error)
+
+
+def run_key(order: dict[str, Any]) -> bytes:
+    """Of a run: parties that were given different orders speak of different runs, and none of them goes on."""
+    return hashlib.sha256(json.dumps(order, sort_keys=True).encode()).digest()[:16]
+
+
+class _Conversation:
+    """Calls on one connection, one after the other."""
+
+    def __init__(self, party: Party, wire: Wire) -> None:
+        self.party, self.wire = party, wire
+        self._published: list[Publication] = []
+
+    def hold(self) -> None:
+        """Until the connection ends; models that were published over it are withdrawn then."""
+        try:
+            while True:
+                frame = self.wire.receive(lambda header: self._limit())
+                try:
+                    call = self._calls().get(str(frame.facts.get("call")))
+                    if call is None:
+                        raise TransportError(
+                            f"{self.wire.peer} may not call {frame.facts.get('call')!r}",
+                            expected=f"one of {sorted(self._calls())}",
+                            remedy="use a certificate for that role",
+                        )
+                    reply = call(frame)
+                except PrivacyError as error:
+                    self.wire.send(REFUSAL, refusal(error))
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    LOG.exception("a malformed call of %s", self.wire.peer)
+                    self.wire.send(REFUSAL, refusal(error))
+                else:
+                    if reply is not None:
+                        facts, arrays = reply
+                        self.wire.send(REPLY, facts, arrays)
+        finally:
+            for publication in self._published:
+                self._withdraw(publication)
+
+    def _limit(self) -> int:
+        """The most bytes of tensors that this peer may send in one call."""
+        config, peer = self.party.config, self.wire.peer
+        if peer in config.owners:
+            return _OWNER_LIMIT
+        return self.party.publications.largest_request() if peer in config.clients else 0
+
+    def _calls(self) -> dict[str, Callable[[Frame], tuple[dict[str, Any], Sequence[np.ndarray]] | None]]:
+        """What this peer may call."""
+        config, peer = self.party.config, self.wire.peer
+        if peer in self.party.links.others:
+            return {"link": self._link}
+        calls: dict[str, Any] = {}
+        if peer in config.owners or peer in config.clients:
+            calls.update({"ping": self._ping, "models": self._models})
+        if peer in config.owners:
+            calls.update({"prepare": self._prepare, "weights": self._weights, "program": self._program})
+        if peer in config.clients:
+            calls.update({"predict": self._predict})
+        return calls
+
+    def _link(self, frame: Frame) -> None:
+        self.wire.send(REPLY, {})
+        self.party.links.receive(self.wire)
+        raise TransportError("the link ended", expected="", remedy="")
+
+    def _ping(self, frame: Frame) -> Any:
+        found = [{**each.facts(), "runs": each.runs, "rows": each.rows} for each in self.party.publications.all()]
+        facts = {"party": self.party.name, "bytes_sent": self.party.links.bytes_sent, "waiting": len(self.party.board)}
+        return {**facts, "models": found}, ()
+
+    def _models(self, frame: Frame) -> Any:
+        return self.party.publications.active(str(frame.facts["model"])).facts(), ()
+
+    def _prepare(self, frame: Frame) -> Any:
+        facts = frame.facts
+        description = Description.of_facts(facts["description"])
+        party = self.party
+        key, model, ranges = str(facts["publication"]), str(facts["model"]), facts["input_ranges"]
+        publication = Publication(party.name, party.place, key, model, self.wire.peer, description, ranges)
+        party.publications.add(publication)
+        self._published.append(publication)
+        costs = {str(rows): program.bytes_sent for rows, program in publication.programs.items()}
+        return {"digests": publication.digests, "bytes_sent": costs}, ()
+
+    def _own(self, key: Any) -> Publication:
+        for publication in self._published:
+            if publication.key == key:
+                return publication
+        raise PartiesError(f"publication {key!r} is not of this connection", expected="prepare first", remedy="do so")
+
+    def _weights(self, frame: Frame) -> Any:
+        publication = self._own(frame.facts["publication"])
+        publication.put_weights(arrays_of(frame.payload, publication.weight_specs(), self.wire.peer))
+        return {}, ()
+
+    def _program(self, frame: Frame) -> Any:
+        publication = self._own(frame.facts["publication"])
+        return {"text": publication.programs[int(frame.facts["rows"])].graph.text()}, ()
+
+    def _predict(self, frame: Frame) -> Any:
+        facts, party = frame.facts, self.party
+        key = bytes.fromhex(facts["request"])
+        rows, seconds = facts["rows"], float(facts["seconds"])
+        if len(key) != 16 or type(rows) is not int or rows < 1 or not 0 < seconds <= _MOST_SECONDS:
+            raise TransportError("a malformed request", expected="a key of 16 bytes, rows and seconds", remedy="check")
+        try:
+            publication = party.publications.active(str(facts["model"]), str(facts["publication"]))
+            publication.program_for(rows)
+            arrays = arrays_of(frame.payload, publication.input_specs(rows), self.wire.peer)
+            pairs = [(arrays[at], arrays[at + 1]) for at in range(0, len(arrays), 2)]
+            request = Request(key, self.wire.peer, publication.key, rows, pairs, time.monotonic() + seconds)
+        except PrivacyError as error:
+            party.tell("refused", key, error)
+            raise
+        try:
+            party.take(request)
+            outputs = request.wait()
+        finally:
+            party.board.remove(request)
+        return {"rows": rows}, outputs
+
+    def _withdraw(self, publication: Publication) -> None:
+        party = self.party
+        party.publications.remove(publication)
+        error = PartiesError(
+            f"model {publication.model!r} was withdrawn", expected="a published model", remedy="publish it again"
+        )
+        party.board.fail_all(error, publication.key)
+
+
+def _gone(party: str, reason: str) -> TransportError:
+    return TransportError(
+        f"{party} is gone: {reason}", expected="three parties that live on", remedy="restart it and publish again"
+    )
+
+
+def _bound(config: ClusterConfig, name: str) -> socket.socket:
+    address = config.party(name)
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((address.host, address.port))
+    except OSError as error:
+        found.close()
+        raise TransportError(
+            f"{name} cannot listen at {address.host}:{address.port}: {error}",
+            expected="an address of this host whose port is free",
+            remedy="end what uses the port, or change cluster.json at all parties",
+        ) from error
+    return found

@@ -1,0 +1,81 @@
+"""The process of one party: `keras-private party`, and what Cluster.local starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+from keras_private.errors import PrivacyError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `keras-private party`."""
+    parser.add_argument("--name", required=True, help="which party this is: server0, server1 or server2")
+    parser.add_argument("--config", required=True, help="cluster.json")
+    parser.add_argument("--folder", help="of its certificate and key; by default its name's, beside cluster.json")
+    parser.add_argument("--delay", type=float, default=0.002, help="seconds that a request waits for others")
+    parser.add_argument("--seconds", type=float, default=60.0, help="the longest that a run may take")
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--while-input", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a party until it is told to end."""
+    parser = argparse.ArgumentParser(prog="keras-private party")
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """
+    Returns:
+        The exit code: 2 when the party cannot start.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    place = pathlib.Path(options.config)
+    if options.while_input:
+        # The process that started this one holds the other end: it closes however that process ends.
+        threading.Thread(target=_end_with_input, args=(place.parent, options.temporary), daemon=True).start()
+    from keras_private.encrypted.cluster.certificates import Identity
+    from keras_private.encrypted.cluster.config import ClusterConfig
+    from keras_private.encrypted.cluster.party import Party
+
+    try:
+        config = ClusterConfig.load(place)
+        identity = Identity.load(pathlib.Path(options.folder or place.parent / options.name), options.name)
+        listening = None if options.socket is None else socket.socket(fileno=options.socket)
+        party = Party(config, identity, listening, delay=options.delay, seconds=options.seconds)
+    except PrivacyError as error:
+        print(f"keras-private party: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: party.close())
+    if not options.while_input:
+        found = config.party(options.name)
+        print(f"{options.name} serves at {found.host}:{found.port}", flush=True)
+    party.serve()
+    party.close()
+    return 0
+
+
+def _end_with_input(folder: pathlib.Path, temporary: bool) -> None:
+    while os.read(0, 4096):
+        pass
+    if temporary:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
