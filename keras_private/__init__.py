@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from keras_private.dp.sampling import PoissonSampler
     from keras_private.dp.validation import fix, validate
     from keras_private.encrypted import layers
+    from keras_private.encrypted.client import Client
+    from keras_private.encrypted.cluster.cluster import Cluster
     from keras_private.encrypted.model import EncryptedModel
+    from keras_private.encrypted.serving import serve
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Client",
+    "Cluster",
     "DPOptimizer",
     "EncryptedModel",
     "PoissonSampler",
@@ -34,16 +39,20 @@ __all__ = [
     "fix",
     "layers",
     "make_private",
+    "serve",
     "validate",
 ]
 
 _HOME = {
+    "Client": "keras_private.encrypted.client",
+    "Cluster": "keras_private.encrypted.cluster.cluster",
     "DPOptimizer": "keras_private.dp.optimizer",
     "EncryptedModel": "keras_private.encrypted.model",
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
     "fix": "keras_private.dp.validation",
     "make_private": "keras_private.dp.model",
+    "serve": "keras_private.encrypted.serving",
     "validate": "keras_private.dp.validation",
 }
 _SUBPACKAGES = {

@@ -1,4 +1,5 @@
-"""The command keras-private: `doctor` says what works here, `demo` shows a private fit."""
+"""The command keras-private: `doctor` says what works here, `demo` shows a private fit, `serve` and its kin compute on
+shares."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import keras_private
 from keras_private import _backends
+from keras_private.encrypted.cluster import commands
 
 PYTHON_VERSIONS = ((3, 9), (3, 11))
 
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
+    if options.command in commands.COMMANDS:
+        return commands.run(options)
     found = diagnose()
     as_json = {**dataclasses.asdict(found), "dp_works": found.dp_works}
     print(json.dumps(as_json, indent=2) if options.json else text(found))
@@ -78,11 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(has_demo: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keras-private", description="Private deep learning for Keras.")
     parser.add_argument("--version", action="version", version=f"keras-private {keras_private.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command")
-    doctor = commands.add_parser("doctor", help="what is installed, what is missing, and the command that adds it")
+    known = parser.add_subparsers(dest="command", metavar="command")
+    doctor = known.add_parser("doctor", help="what is installed, what is missing, and the command that adds it")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
     if has_demo:
-        commands.add_parser("demo", help="train on real images, with and without differential privacy", add_help=False)
+        known.add_parser("demo", help="train on real images, with and without differential privacy", add_help=False)
+    commands.add_commands(known)
     return parser
 
 
