@@ -144,7 +144,7 @@ class Client:
                 self._model = None
             raise
         return [
-            opened([reply[place] for reply in replies], fraction)
+            _after(facts["last"], opened([reply[place] for reply in replies], fraction))
             for place, (_, fraction) in enumerate(facts["outputs"])
         ]
 
@@ -229,3 +229,11 @@ class Client:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _after(last: str, values: np.ndarray) -> np.ndarray:
+    """The function that the owner has left to the client."""
+    if last == "softmax":
+        powers = np.exp(values - values.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+    return 1 / (1 + np.exp(-values)) if last == "sigmoid" else values

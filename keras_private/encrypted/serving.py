@@ -50,7 +50,7 @@ class Service:
         input_range: Any = DEFAULT_RANGE,
         fixed_point: FixedPoint | None = None,
         owner: str = "owner",
-        verbose: bool = False,
+        logits: bool = False,
     ) -> None:
         check_batches(tuple(batch_sizes))
         self.cluster, self.owner = cluster, owner
@@ -64,13 +64,12 @@ class Service:
         program.check_ranges(self._fixed_point, self._input_ranges, self._values)
         native = choose().name == "native" and secure_source().name == "native"
         self._description = Description(
-            self._keras.to_json(), self._fixed_point.fraction, self._fixed_point.integer, self._batches, native
+            self._keras.to_json(), self._fixed_point.fraction, self._fixed_point.integer, self._batches, native, logits
         )
         self.digests: dict[str, dict[str, str]] = {}
         self.bytes_per_run: dict[int, int] = {}
         self.publication = ""
         self._wires: dict[str, Wire] = {}
-        self._verbose = verbose
         self.publish()
 
     def publish(self) -> None:
@@ -174,6 +173,7 @@ def serve(
     input_range: Any = DEFAULT_RANGE,
     fixed_point: FixedPoint | None = None,
     owner: str = "owner",
+    logits: bool = False,
 ) -> Service:
     """Publishes a model to the parties of a cluster: `with kp.serve(model, cluster): kp.Client(cluster).predict(x)`.
 
@@ -197,6 +197,8 @@ def serve(
         input_range: That inputs must lie in; clients refuse others.
         fixed_point: Encoding.
         owner: Name in this process's certificate.
+        logits: Give clients what enters the model's last softmax or sigmoid, which they apply themselves: the parties'
+            work shrinks to a fraction. Clients then learn the logits, not only their softmax.
 
     Raises:
         UnsupportedLayerError: A layer or argument has no rule.
@@ -225,4 +227,5 @@ def serve(
         input_range=input_range,
         fixed_point=fixed_point,
         owner=owner,
+        logits=logits,
     )

@@ -42,6 +42,7 @@ class Description:
         integer: Bits before the point of encoded numbers.
         batches: Numbers of rows that programs are made for, ascending.
         native: Whether all parties compute with the native kernels and generator; the results are the same without.
+        logits: The client gets what enters the last softmax or sigmoid, and applies that function itself.
     """
 
     architecture: str
@@ -49,6 +50,7 @@ class Description:
     integer: int
     batches: tuple[int, ...]
     native: bool
+    logits: bool = False
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -67,10 +69,11 @@ class Description:
                 integer=facts["integer"],
                 batches=tuple(facts["batches"]),
                 native=facts["native"],
+                logits=facts["logits"],
             )
         except (KeyError, TypeError) as error:
             raise _malformed(f"{error}") from error
-        if not isinstance(found.architecture, str) or type(found.native) is not bool:
+        if not isinstance(found.architecture, str) or type(found.native) is not bool or type(found.logits) is not bool:
             raise _malformed("a field has a wrong type")
         check_batches(found.batches)
         return found
@@ -123,6 +126,7 @@ class Traced:
         weights: Shared variables by name; a party fills its own pairs alone.
         graphs: For each number of rows, each party's part.
         captured: For each number of rows, the captured inputs of the traced function.
+        last: "softmax" or "sigmoid" where the client has to apply it.
     """
 
     inputs: tuple[Inputs, ...]
@@ -130,6 +134,7 @@ class Traced:
     weights: dict[str, SharedVariable]
     graphs: dict[int, dict[str, PartyGraph]]
     captured: dict[int, Any]
+    last: str
 
 
 def trace(description: Description) -> Traced:
@@ -151,10 +156,10 @@ def trace(description: Description) -> Traced:
     graphs, captured = {}, {}
     outputs: tuple[tuple[tuple[int, ...], int], ...] = ()
     for rows in description.batches:
-        concrete, outputs = _traced(program, fixed_point, weights, inputs, rows, kernels, source)
+        concrete, outputs = _traced(program, fixed_point, weights, inputs, rows, kernels, source, description.logits)
         graphs[rows] = cut(concrete, SERVERS)
         captured[rows] = concrete.captured_inputs
-    return Traced(inputs, outputs, weights, graphs, captured)
+    return Traced(inputs, outputs, weights, graphs, captured, program.last if description.logits else "")
 
 
 def inputs_of(model: Any, program: Program, fixed_point: FixedPoint) -> tuple[Inputs, ...]:
@@ -173,6 +178,7 @@ def _traced(
     rows: int,
     kernels: Kernels,
     source: SecureSource,
+    logits: bool,
 ) -> tuple[Any, tuple[tuple[tuple[int, ...], int], ...]]:
     outputs: list[tuple[tuple[int, ...], int]] = []
 
@@ -181,7 +187,7 @@ def _traced(
         session = Session(fixed_point, SERVERS, kernels, source)
         values = [Shared(session, pairs, each.fraction) for pairs, each in zip(shares, inputs)]
         parameters = {name: variable.read(session) for name, variable in weights.items()}
-        found, _ = program.forward(values, parameters, training=False)
+        found, _ = program.forward(values, parameters, training=False, to_logits=logits)
         outputs.extend((tuple(each.shape[1:].as_list()), each.fraction) for each in found)
         # The receiver learns the value and nothing of how it was computed.
         return [masked(session, [pair[0] for pair in each.pairs], session.nonce()) for each in found]

@@ -16,6 +16,8 @@ from keras_private.encrypted.cluster.wire import DATA, NOTICE, Frame, Header, Wi
 from keras_private.errors import TransportError
 
 _CONNECT_SECONDS = 5.0
+_PATIENCE = 10.0
+"""Seconds for which a party may leave what it is sent unread."""
 _NOTICE_LIMIT = 1 << 20
 
 
@@ -119,7 +121,7 @@ class Links:
     def _open(self, target: str, deadline: float) -> Wire:
         wire = dial(self._config, self._identity, target, min(deadline, time.monotonic() + _CONNECT_SECONDS))
         wire.call({"call": "link"}, deadline=deadline, most=0)
-        return wire
+        return Wire(wire.connection, target, _PATIENCE)
 
     def renew(self, target: str) -> None:
         """Drops a connection that its receiver has lost, so that the next notice opens another."""

@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # A thread that waits for a frame shall not wait for the interpreter as well.
+    sys.setswitchinterval(1e-4)
     place = pathlib.Path(options.config)
     if options.while_input:
         # The process that started this one holds the other end: it closes however that process ends.

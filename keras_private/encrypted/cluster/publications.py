@@ -34,7 +34,7 @@ class Publication:
     ) -> None:
         self.key, self.model, self.owner, self.description = key, model, owner, description
         traced = trace(description)
-        self.inputs, self.outputs = traced.inputs, traced.outputs
+        self.inputs, self.outputs, self.last = traced.inputs, traced.outputs, traced.last
         self.input_ranges = declared_ranges(ranges, len(self.inputs))
         self._pairs = {name: variable.pairs[place] for name, variable in traced.weights.items()}
         self.programs = {
@@ -83,6 +83,7 @@ class Publication:
             "batches": list(self.description.batches),
             "input_ranges": [list(each) for each in self.input_ranges],
             "inputs": [[list(each.shape), each.depth, each.fraction] for each in self.inputs],
+            "last": self.last,
             "outputs": [[list(shape), fraction] for shape, fraction in self.outputs],
         }
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 
-from keras_private._backends.party_functions import stage_function
+from keras_private._backends.party_functions import stage_function, tensor_of
 from keras_private._backends.party_graphs import Message, PartyGraph
 from keras_private.encrypted.cluster.wire import arrays_of
 from keras_private.errors import TransportError
@@ -87,7 +86,7 @@ class PartyProgram:
 
 def _tensors(payload: memoryview, frame: Sequence[Message], source: str) -> dict[str, Any]:
     arrays = arrays_of(payload, [(message.dtype.name, message.shape) for message in frame], source)
-    return {f"message {message.number}": tf.convert_to_tensor(array) for message, array in zip(frame, arrays)}
+    return {f"message {message.number}": tensor_of(array) for message, array in zip(frame, arrays)}
 
 
 def _last_uses(graph: PartyGraph) -> list[list[str]]:

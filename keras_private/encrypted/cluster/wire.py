@@ -23,6 +23,7 @@ from keras_private.errors import PrivacyError, TransportError
 _HEADER = struct.Struct("!4sB16sIIQ")
 _MAGIC = b"KPW1"
 _JOINED = 1 << 16
+_RECORD = 1 << 14
 FACTS_LIMIT = 16 << 20
 NO_KEY = bytes(16)
 
@@ -61,11 +62,15 @@ class Wire:
     Args:
         connection: After its handshake.
         peer: Name of the other side, as its certificate says.
+        patience: Seconds that the other side may take to accept bytes, whatever the deadline; None obeys deadlines.
     """
 
-    def __init__(self, connection: ssl.SSLSocket, peer: str) -> None:
+    def __init__(self, connection: ssl.SSLSocket, peer: str, patience: float | None = None) -> None:
         self.connection, self.peer = connection, peer
         self._broken = False
+        self._limited: float | None = -1.0
+        self._patience = patience
+        self._kept = memoryview(b"")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -88,7 +93,7 @@ class Wire:
         head = _HEADER.pack(_MAGIC, kind, key, number, len(text), size) + text
         buffers = [np.ascontiguousarray(array).data.cast("B") for array in arrays if array.nbytes]
         try:
-            self.connection.settimeout(_left(deadline))
+            self._wait_until(deadline)
             if size <= _JOINED:
                 self.connection.sendall(b"".join([head, *buffers]))
             else:
@@ -136,25 +141,52 @@ class Wire:
         return Frame(header, facts, self._exactly(size, deadline))
 
     def _exactly(self, count: int, deadline: float | None) -> memoryview:
-        buffer = bytearray(count)
-        view = memoryview(buffer)
-        done = 0
+        """The next `count` bytes. A small frame is one record: its header brings what follows along."""
+        kept = self._kept
+        if len(kept) >= count:
+            self._kept = kept[count:]
+            return kept[:count]
+        view = memoryview(bytearray(count))
+        view[: len(kept)] = kept
+        done, self._kept = len(kept), kept[:0]
+        while count - done >= _JOINED:
+            done += self._some(view[done:], deadline)
         while done < count:
-            try:
-                self.connection.settimeout(_left(deadline))
-                found = self.connection.recv_into(view[done:])
-            except (OSError, ValueError) as error:
-                raise self._gone(error) from error
-            if not found:
-                raise self._gone(EOFError("it was closed"))
-            done += found
+            record = memoryview(bytearray(_RECORD))
+            found = self._some(record, deadline)
+            used = min(found, count - done)
+            view[done : done + used] = record[:used]
+            done, self._kept = done + used, record[used:found]
         return view
+
+    def _some(self, view: memoryview, deadline: float | None) -> int:
+        try:
+            self._wait_until(deadline)
+            found = self.connection.recv_into(view)
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+        if not found:
+            raise self._gone(EOFError("it was closed"))
+        return found
+
+    def _wait_until(self, deadline: float | None) -> None:
+        """Sets the time limit of the next call; as a system call only where it has changed."""
+        if self._patience is not None:
+            left: float | None = self._patience
+            known = self._limited == left
+        else:
+            left = _left(deadline)
+            known = left is None and self._limited is None
+        if known:
+            return
+        self._limited = left
+        self.connection.settimeout(left)
 
     @property
     def usable(self) -> bool:
         """Whether another call can be made: all frames were whole, and the other side has not closed it."""
         try:
-            return not self._broken and not select.select([self.connection], [], [], 0)[0]
+            return not self._broken and not self._kept and not select.select([self.connection], [], [], 0)[0]
         except (OSError, ValueError):
             return False
 
