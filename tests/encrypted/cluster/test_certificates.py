@@ -1,0 +1,181 @@
+"""Who may connect: real handshakes over a loopback connection, right ones and every wrong one."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import ssl
+import threading
+
+import pytest
+
+from keras_private.encrypted.cluster import certificates
+from keras_private.encrypted.cluster.certificates import (
+    Identity,
+    authority,
+    client_context,
+    issue,
+    peer_name,
+    server_context,
+    server_hostname,
+)
+from keras_private.errors import ConfigurationError, TransportError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("cluster")
+    authority(place / "authority")
+    for name in ("server0", "server1", "client"):
+        issue(place / "authority", name, place / name)
+    return place
+
+
+def identity(folder, name):
+    return Identity.load(folder / name, name)
+
+
+def handshake(server, client, wanted):
+    """(the name that the server saw, that the client saw), or the error of either side."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    seen = {}
+
+    def accept():
+        plain, _ = listening.accept()
+        plain.settimeout(10)
+        try:
+            with server.wrap_socket(plain, server_side=True) as secured:
+                seen["server"] = peer_name(secured)
+                secured.sendall(b"x")
+        except (OSError, TransportError) as error:
+            seen["error"] = error
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), 10) as plain:
+            with client.wrap_socket(plain, server_hostname=server_hostname(wanted)) as secured:
+                # Under TLS 1.3 a server's refusal is read with the first byte.
+                assert secured.recv(1) == b"x"
+                assert secured.version() == "TLSv1.3"
+                return seen["server"], peer_name(secured)
+    finally:
+        thread.join()
+        listening.close()
+
+
+def test_both_sides_learn_the_other_name(folder):
+    server, client = identity(folder, "server0"), identity(folder, "client")
+    assert handshake(server_context(server), client_context(client), "server0") == ("client", "server0")
+
+
+def test_another_partys_certificate_is_refused(folder):
+    server, client = identity(folder, "server1"), identity(folder, "client")
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(server_context(server), client_context(client), "server0")
+
+
+def test_a_client_without_a_certificate_is_refused(folder):
+    context = ssl.create_default_context(cafile=str(folder / "client" / "ca.crt"))
+    with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        handshake(server_context(identity(folder, "server0")), context, "server0")
+
+
+@pytest.mark.parametrize("foreign", ["server0", "client"])
+def test_a_name_of_another_authority_is_refused(folder, tmp_path, foreign):
+    authority(tmp_path / "authority")
+    issue(tmp_path / "authority", foreign, tmp_path / foreign)
+    places = {"server0": folder, "client": folder, foreign: tmp_path}
+    contexts = server_context(identity(places["server0"], "server0")), client_context(identity(places["client"], "client"))
+    with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        handshake(*contexts, "server0")
+
+
+def test_an_older_protocol_is_refused(folder):
+    context = client_context(identity(folder, "client"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(server_context(identity(folder, "server0")), context, "server0")
+
+
+def copy(folder, target, name="server0"):
+    target.mkdir()
+    for path in (folder / name).iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    (target / f"{name}.key").chmod(0o600)
+    return target
+
+
+class TestLoading:
+    def test_what_was_issued(self, folder):
+        found = identity(folder, "server0")
+        assert found.name == "server0" and len(found.fingerprint) == 64
+        assert found.fingerprint == identity(folder, "client").fingerprint
+
+    def test_an_expired_one(self, folder, tmp_path):
+        issue(folder / "authority", "server0", tmp_path / "old", days=-1)
+        with pytest.raises(TransportError, match="holds from"):
+            Identity.load(tmp_path / "old", "server0")
+
+    def test_a_key_that_others_can_read(self, folder, tmp_path):
+        place = copy(folder, tmp_path / "open")
+        (place / "server0.key").chmod(0o644)
+        with pytest.raises(TransportError, match="chmod 600"):
+            Identity.load(place, "server0")
+
+    def test_a_foreign_authority(self, folder, tmp_path):
+        place = copy(folder, tmp_path / "foreign")
+        authority(tmp_path / "authority")
+        (place / "ca.crt").write_bytes((tmp_path / "authority" / "ca.crt").read_bytes())
+        with pytest.raises(TransportError, match="not of the authority"):
+            Identity.load(place, "server0")
+
+    def test_another_key(self, folder, tmp_path):
+        place = copy(folder, tmp_path / "mixed")
+        (place / "server0.key").write_bytes((folder / "client" / "client.key").read_bytes())
+        with pytest.raises(TransportError, match="does not belong"):
+            Identity.load(place, "server0")
+
+    def test_another_name(self, folder, tmp_path):
+        place = copy(folder, tmp_path / "renamed")
+        for kind in ("crt", "key"):
+            (place / f"server0.{kind}").rename(place / f"server2.{kind}")
+        with pytest.raises(TransportError, match="server2"):
+            Identity.load(place, "server2")
+
+    @pytest.mark.parametrize("missing", ["server0.crt", "server0.key", "ca.crt"])
+    def test_a_missing_file(self, folder, tmp_path, missing):
+        place = copy(folder, tmp_path / "part")
+        (place / missing).unlink()
+        with pytest.raises(TransportError, match="cannot be read"):
+            Identity.load(place, "server0")
+
+    def test_a_damaged_file(self, folder, tmp_path):
+        place = copy(folder, tmp_path / "damaged")
+        (place / "server0.crt").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        with pytest.raises(TransportError, match="cannot be read"):
+            Identity.load(place, "server0")
+
+
+def test_the_authoritys_key_stays_in_its_folder(folder):
+    assert [path for path in folder.rglob("ca.key")] == [folder / "authority" / "ca.key"]
+    assert (folder / "authority" / "ca.key").stat().st_mode & 0o077 == 0
+    with pytest.raises(ConfigurationError, match="holds an authority"):
+        authority(folder / "authority")
+
+
+@pytest.mark.parametrize("name", ["", "Server", "a.b", "a/b", "-a", "a" * 50, 3, "ä"])
+def test_names_that_cannot_stand_in_a_certificate(folder, tmp_path, name):
+    with pytest.raises(ConfigurationError, match="the name"):
+        issue(folder / "authority", name, tmp_path)
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(certificates.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        authority(tmp_path / "authority")
+    assert list(pathlib.Path(tmp_path / "authority").iterdir()) == []
