@@ -17,7 +17,7 @@ from keras_private.encrypted.losses import Loss, loss_of
 from keras_private.encrypted.lowering import lower
 from keras_private.encrypted.optimizers import SGD, update_rule
 from keras_private.encrypted.parties import EMBEDDED, parties_named
-from keras_private.encrypted.ranges import Preflight
+from keras_private.encrypted.ranges import Preflight, declared_ranges
 from keras_private.encrypted.steps import MODEL_OWNER, Limits, Steps
 from keras_private.encrypted.variables import SharedVariable
 from keras_private.errors import ConfigurationError, EncodingError, OverflowPreflightError
@@ -78,7 +78,7 @@ class EncryptedModel:
         self.program = lower(model)
         self.model = model
         self.parties = parties
-        self.input_ranges = _ranges(input_range, len(self.program.inputs))
+        self.input_ranges = declared_ranges(input_range, len(self.program.inputs))
         self.weight_growth = _growth(weight_growth)
         self._values = {name: parameter.value for name, parameter in self.program.parameters.items()}
         self.program.check_ranges(self.fixed_point, self.input_ranges, self._values)
@@ -90,6 +90,7 @@ class EncryptedModel:
         self.reveal: tuple[str, ...] = ()
         self.stop_training = False
         self.history: Any = None
+        self._service: Any = None
         self._loss: Loss | None = None
         self._rule: SGD | None = None
         self._accuracy = ""
@@ -356,6 +357,35 @@ class EncryptedModel:
         """
         return inspection.parity_check(self, x, verbose)
 
+    def share(self, cluster: Any, **options: Any) -> EncryptedModel:
+        """Publishes the weights of now to three parties; `options` are those of kp.serve. Stopped by `stop`.
+
+        The weights are opened to their owner, this process, and shared anew.
+        """
+        from keras_private.encrypted.serving import serve
+
+        self.stop()
+        span = self.input_ranges if len(self.input_ranges) > 1 else self.input_ranges[0]
+        self._service = serve(self, cluster, **{"input_range": span, "fixed_point": self.fixed_point, **options})
+        return self
+
+    def serve(self, num_requests: int | None = None) -> None:
+        """Waits until so many requests are answered, or for `stop` in another thread.
+
+        Raises:
+            ConfigurationError: `share` was not called.
+            TransportError: A party is gone.
+        """
+        if self._service is None:
+            raise ConfigurationError("nothing is shared", expected="share(cluster) first", remedy="call share")
+        self._service.wait(num_requests)
+
+    def stop(self) -> None:
+        """Withdraws what `share` published."""
+        if self._service is not None:
+            self._service.stop()
+            self._service = None
+
     def summary(self, print_fn: Any = print) -> None:
         """Keras's summary, and how the model is computed."""
         self.model.summary(print_fn=print_fn)
@@ -492,22 +522,6 @@ def _callbacks(callbacks: Any, model: EncryptedModel, verbose: int, epochs: int,
     return tf.keras.callbacks.CallbackList(
         callbacks, add_history=True, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=steps
     )
-
-
-def _ranges(given: Any, count: int) -> list[tuple[float, float]]:
-    pairs = [given] * count if isinstance(given, tuple) and len(given) == 2 else given
-    try:
-        found = [(float(low), float(high)) for low, high in pairs]
-        valid = len(found) == count and all(-math.inf < low <= high < math.inf for low, high in found)
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ConfigurationError(
-            f"input_range={given!r}",
-            expected="(low, high), or a list of one pair per input",
-            remedy="declare the range",
-        )
-    return found
 
 
 def _growth(value: Any) -> float | None:

@@ -146,9 +146,28 @@ class Service:
 
     @property
     def answered(self) -> int:
-        """Rows that the first party has computed for this publication."""
+        """Requests that were computed for this publication.
+
+        Raises:
+            TransportError: A party does not answer.
+        """
         status = self.cluster.status()[self.cluster.parties[0]]
-        return sum(int(each["rows"]) for each in status["models"] if each["publication"] == self.publication)
+        return sum(int(each["requests"]) for each in status["models"] if each["publication"] == self.publication)
+
+    def wait(self, num_requests: int | None = None) -> None:
+        """Until so many requests are answered, or the model is withdrawn or lost.
+
+        Raises:
+            TransportError: A party is gone.
+        """
+        while self._wires and (num_requests is None or self.answered < num_requests):
+            if not self.serving:
+                if not self._wires:
+                    return
+                raise TransportError(
+                    "a party is gone, or has forgotten the model", expected="three parties", remedy="publish again"
+                )
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """Withdraws the model; the parties overwrite their shares."""

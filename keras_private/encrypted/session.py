@@ -13,10 +13,10 @@ import tensorflow as tf
 from keras_private._backends.labels import at_party
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.kernels import Kernels, choose
+from keras_private.encrypted.players import SERVERS
 from keras_private.errors import ConfigurationError
 from keras_private.random import SecureSource, secure_source
 
-SERVERS = ("server0", "server1", "server2")
 _OPERATIONS = 2**32
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_private.encrypted.cluster.certificates import DAYS, authority, check_name, fingerprint, issue
-from keras_private.encrypted.session import SERVERS
+from keras_private.encrypted.players import SERVERS
 from keras_private.errors import ConfigurationError
 
 FORMAT = 1

@@ -281,6 +281,7 @@ class Party:
         found = program.run(key, {at: inputs[at] for at in program.graph.inputs}, self.arrivals, self.links, deadline)
         with publication.lock:
             publication.runs += 1
+            publication.requests += len(requests)
             publication.rows += rows
         return [found[at].numpy() for at in sorted(found)]
 
@@ -357,7 +358,10 @@ class _Conversation:
         raise TransportError("the link ended", expected="", remedy="")
 
     def _ping(self, frame: Frame) -> Any:
-        found = [{**each.facts(), "runs": each.runs, "rows": each.rows} for each in self.party.publications.all()]
+        found = [
+            {**each.facts(), "runs": each.runs, "requests": each.requests, "rows": each.rows}
+            for each in self.party.publications.all()
+        ]
         facts = {"party": self.party.name, "bytes_sent": self.party.links.bytes_sent, "waiting": len(self.party.board)}
         return {**facts, "models": found}, ()
 

@@ -41,8 +41,7 @@ class Publication:
             rows: PartyProgram(graphs[party], traced.captured[rows]) for rows, graphs in traced.graphs.items()
         }
         self.active = False
-        self.runs = 0
-        self.rows = 0
+        self.runs = self.requests = self.rows = 0
         self.lock = threading.Lock()
 
     @property

@@ -53,12 +53,12 @@ def handshake(server, client, wanted):
     thread = threading.Thread(target=accept)
     thread.start()
     try:
-        with socket.create_connection(listening.getsockname(), 10) as plain:
-            with client.wrap_socket(plain, server_hostname=server_hostname(wanted)) as secured:
-                # Under TLS 1.3 a server's refusal is read with the first byte.
-                assert secured.recv(1) == b"x"
-                assert secured.version() == "TLSv1.3"
-                return seen["server"], peer_name(secured)
+        plain = socket.create_connection(listening.getsockname(), 10)
+        with plain, client.wrap_socket(plain, server_hostname=server_hostname(wanted)) as secured:
+            # Under TLS 1.3 a server's refusal is read with the first byte.
+            assert secured.recv(1) == b"x"
+            assert secured.version() == "TLSv1.3"
+            return seen["server"], peer_name(secured)
     finally:
         thread.join()
         listening.close()
@@ -86,7 +86,10 @@ def test_a_name_of_another_authority_is_refused(folder, tmp_path, foreign):
     authority(tmp_path / "authority")
     issue(tmp_path / "authority", foreign, tmp_path / foreign)
     places = {"server0": folder, "client": folder, foreign: tmp_path}
-    contexts = server_context(identity(places["server0"], "server0")), client_context(identity(places["client"], "client"))
+    contexts = (
+        server_context(identity(places["server0"], "server0")),
+        client_context(identity(places["client"], "client")),
+    )
     with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
         handshake(*contexts, "server0")
 
