@@ -62,11 +62,16 @@ class FixedPoint:
         """The ring element of one public Python number, with `fraction` bits after the point (default: self's).
 
         Raises:
-            EncodingError: It is NaN, infinite or out of range.
+            EncodingError: It is NaN, infinite, or as large as the ring. The bound on inputs is none on such numbers.
         """
-        if not math.isfinite(value) or abs(value) >= self.input_bound:
-            raise _refused(what, f"{value}", self)
-        return round(value * 2.0 ** (self.fraction if fraction is None else fraction))
+        bits = self.fraction if fraction is None else fraction
+        if not math.isfinite(value) or abs(value) * 2.0**bits >= 2.0**TRUNCATION_BITS:
+            raise EncodingError(
+                f"{what} is {value}, which cannot be encoded with {bits} bits after the point",
+                expected=f"a finite number below 2^{TRUNCATION_BITS - bits} in absolute value",
+                remedy="use a smaller number, or fewer bits after the point",
+            )
+        return round(value * 2.0**bits)
 
     def encode(self, value: Any, name: str) -> tf.Tensor:
         """Encodes a float tensor, inside a traced function or eagerly, rounding to nearest.

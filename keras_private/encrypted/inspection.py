@@ -12,6 +12,7 @@ from keras_private.encrypted.cost import Cost, cost_of
 from keras_private.encrypted.data import DEFAULT_OWNER, Batch
 from keras_private.encrypted.parties import parties_named
 from keras_private.encrypted.protocol.sharing import reveal
+from keras_private.encrypted.steps import specs
 
 if TYPE_CHECKING:
     from keras_private.encrypted.model import EncryptedModel
@@ -39,14 +40,17 @@ def parity_check(model: EncryptedModel, x: Any, verbose: bool) -> dict[str, floa
     # A value that the lowering moved behind a pool has another shape than Keras's.
     wanted = {value: tensor for value, tensor in calls.tensors.items() if value not in program.moved}
 
-    @tf.function(autograph=False)
-    def run(parts: Any) -> dict[str, tf.Tensor]:
-        session = steps.session()
-        inputs = steps.share_inputs(session, parts, batch.owners)
-        _, tape = program.forward(inputs, steps.parameters(session), training=False)
-        return {str(value): reveal(tape.values[value], DEFAULT_OWNER) for value in wanted}
+    def build() -> Any:
+        @tf.function(autograph=False)
+        def run(parts: Any) -> dict[str, tf.Tensor]:
+            session = steps.session()
+            inputs = steps.share_inputs(session, parts, batch.owners)
+            _, tape = program.forward(inputs, steps.parameters(session), training=False)
+            return {str(value): reveal(tape.values[value], DEFAULT_OWNER) for value in wanted}
 
-    found = run(batch.inputs_as_tensors())
+        return run.get_concrete_function(specs(batch.inputs))
+
+    found = steps.traced("parity", (specs(batch.inputs), batch.owners), build)(batch.inputs_as_tensors())
     expected = tf.keras.Model(plain.inputs, list(wanted.values()))(
         [np.concatenate(parts, -1) if len(parts) > 1 else parts[0] for parts in batch.inputs], training=False
     )

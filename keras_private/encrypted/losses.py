@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,12 @@ from keras_private.encrypted.protocol.functions import (
     with_fraction,
 )
 from keras_private.encrypted.protocol.products import multiply, scale
+from keras_private.encrypted.ranges import Preflight
 from keras_private.encrypted.shared import Shared, local
 from keras_private.errors import ConfigurationError
+
+_SCALING_BITS = 13
+"""Of the whole number that `scale` multiplies by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,41 @@ class Loss(abc.ABC):
     @abc.abstractmethod
     def gradient_bound(self, outputs: float, labels: float) -> float: ...
 
+    @abc.abstractmethod
+    def row_bound(self, outputs: float, labels: float) -> float:
+        """Of the loss of one row, and of every number on the way to it that is not a product."""
+
+    def product_bound(self, outputs: float, labels: float) -> float:
+        """Of a product on the way to the loss, before its truncation."""
+        return outputs * max(labels, 1.0)
+
+    def check(
+        self, preflight: Preflight, outputs: float, labels: float, batch: int, rows: int, wants: Sequence[str]
+    ) -> None:
+        """Whether loss and metrics stay in the ring.
+
+        Args:
+            preflight: Where it is noted.
+            outputs: Bound on the outputs' magnitude.
+            labels: On the labels'.
+            batch: Rows of a step.
+            rows: Rows whose losses are added up.
+            wants: "loss", "correct", or both.
+
+        Raises:
+            OverflowPreflightError: A number could leave it.
+        """
+        preflight.value("loss", "a difference of outputs and labels", 2 * (outputs + labels))
+        if "loss" in wants:
+            preflight.product("loss", "a product", self.product_bound(outputs, labels))
+            bound = self.row_bound(outputs, labels)
+            preflight.value("loss", "the loss of a row", bound * 2.0**_SCALING_BITS)
+            preflight.value("loss", f"the loss of {batch} rows", bound * batch)
+            preflight.value("loss", f"the loss of all {rows} rows", bound * rows)
+        if "correct" in wants:
+            preflight.product("loss", "a product of labels", (labels + 1) ** 2)
+            preflight.value("loss", "the right answers", 2.0**_SCALING_BITS * (labels + 1) * max(rows, 1))
+
 
 class MeanSquaredError(Loss):
     """mean over the last axis of (prediction - label)^2; gradient 2 (prediction - label) / outputs."""
@@ -71,11 +111,18 @@ class MeanSquaredError(Loss):
         count = outputs.shape[-1]
         total = None
         if loss:
-            total = scale(_sum(multiply(difference, difference)), 1.0 / count)
+            # Row by row: the sum of a batch need not leave room for the factor.
+            total = _sum(scale(reduce_sum(multiply(difference, difference), -1), 1.0 / count))
         return Outcome(scale(difference, 2.0 / count), total, None)
 
     def gradient_bound(self, outputs: float, labels: float) -> float:
         return 2 * (outputs + labels)
+
+    def row_bound(self, outputs: float, labels: float) -> float:
+        return (outputs + labels) ** 2
+
+    def product_bound(self, outputs: float, labels: float) -> float:
+        return (outputs + labels) ** 2
 
 
 class CategoricalCrossentropy(Loss):
@@ -91,7 +138,14 @@ class CategoricalCrossentropy(Loss):
 
     def labels(self, y: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
         if not self.sparse:
-            return _same_shape(y, outputs)
+            found = _same_shape(y, outputs)
+            if not np.allclose(found.sum(-1), 1.0, atol=1e-5) or np.any(found < 0):
+                raise ConfigurationError(
+                    "labels of a row that do not add up to 1",
+                    expected="one-hot rows, or probabilities",
+                    remedy="check the labels, or use sparse_categorical_crossentropy for integers",
+                )
+            return found
         classes = outputs[-1]
         flat = y.reshape(len(y), -1) if len(y) else y.reshape(0, 1)
         if flat.shape[1] != 1 or len(outputs) != 2:
@@ -126,6 +180,10 @@ class CategoricalCrossentropy(Loss):
     def gradient_bound(self, outputs: float, labels: float) -> float:
         return 1.01 + labels
 
+    def row_bound(self, outputs: float, labels: float) -> float:
+        # Labels of a row add up to one, and the logarithm of the number of classes is below 15.
+        return 15.0 + 2 * outputs
+
 
 class BinaryCrossentropy(Loss):
     """-label log p - (1 - label) log(1 - p), p = sigmoid(logits), mean over the last axis; gradient (p - label) / n."""
@@ -152,15 +210,18 @@ class BinaryCrossentropy(Loss):
             size = rectified.times_integer(2) - outputs
             soft = logarithm(exp_of_nonpositive(-size) + 1.0, 2.0)
             each = rectified + with_fraction(soft, outputs.fraction) - multiply(labels, outputs)
-            summed = scale(_sum(each), 1.0 / count)
+            summed = _sum(scale(reduce_sum(each, -1), 1.0 / count))
         if correct:
             # For bits b and labels y: 1 - (b - y)^2 = 1 - b - y + 2 b y, summed, over the outputs of a row.
             agree = multiply(positive.times_integer(2) - 1, labels) - with_fraction(positive, labels.fraction) + 1.0
-            right = scale(_sum(agree), 1.0 / count) if count > 1 else _sum(agree)
+            right = _sum(scale(reduce_sum(agree, -1), 1.0 / count)) if count > 1 else _sum(agree)
         return Outcome(gradient, summed, right)
 
     def gradient_bound(self, outputs: float, labels: float) -> float:
         return 1.01 + labels
+
+    def row_bound(self, outputs: float, labels: float) -> float:
+        return 1.0 + 2 * outputs * (1 + labels)
 
 
 _CLASSES = {

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from keras_private._backends.keras_graph import LayerCall, call_shapes, layer_calls
 from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.encrypted.protocol.functions import with_fraction
 from keras_private.encrypted.ranges import Preflight, Range, symmetric
-from keras_private.encrypted.rules import Parameter, Rule, rule_of
+from keras_private.encrypted.rules import Parameter, Rule, penalties_of, rule_of
 from keras_private.encrypted.rules.activations import ActivationRule, Relu, Sigmoid, Softmax
 from keras_private.encrypted.rules.pooling import GlobalMaxRule, MaxPoolingRule
 from keras_private.encrypted.shared import Shared
@@ -58,6 +59,7 @@ class Program:
             rows), else 0.
         outputs: Values that leave.
         parameters: By "layer/name"; one entry for a layer that is called several times.
+        penalties: Factor of the sum of squares of a parameter that the loss has, by the parameter's name.
         moved: Values between a pool and the ReLU that it was moved before: not those of the layer calls.
         last: "softmax" or "sigmoid" when the only output is this function of another value, else "".
     """
@@ -69,6 +71,7 @@ class Program:
     parameters: Mapping[str, Parameter]
     last: str
     moved: frozenset[int] = frozenset()
+    penalties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def trainable(self) -> list[str]:
@@ -99,28 +102,36 @@ class Program:
         return [values[each] for each in leaving], Tape(values, saved, parameters)
 
     def backward(self, tape: Tape, gradients: Sequence[Shared]) -> dict[str, Shared]:
-        """Gradients of the trainable parameters from those of what `forward` returned."""
+        """Gradients of the trainable parameters from those of what `forward` returned.
+
+        A layer that divides gradients by a large number may move their point instead: rules see the same ring values
+        with the fixed point's fraction, as if nothing had been divided, and what they return is moved back.
+        """
         nodes = self.nodes[: len(tape.saved)]
         leaving = self.outputs if len(nodes) == len(self.nodes) else self.nodes[-1].inputs
         needed = self._needing_gradients(nodes)
         at: dict[int, Shared] = {}
         for value, gradient in zip(leaving, gradients):
-            at[value] = gradient if value not in at else at[value] + gradient
+            at[value] = gradient if value not in at else _added(at[value], gradient)
         found: dict[str, Shared] = {}
         for node, kept in zip(reversed(nodes), reversed(tape.saved)):
             if node.outputs[0] not in at or not (needed & set(node.outputs)):
                 continue
             wants_input = bool(needed & set(node.inputs))
             with tf.name_scope(f"gradient_{node.name}"):
+                point = min(at[each].fraction for each in node.outputs)
+                moved = point - at[node.outputs[0]].session.fixed_point.fraction
+                seen = [with_fraction(at[each], point).scaled_by_power(moved) for each in node.outputs]
                 to_inputs, to_parameters = node.rule.backward(
-                    node.layer, kept, [at[each] for each in node.outputs], _own(node, tape.parameters), wants_input
+                    node.layer, kept, seen, _own(node, tape.parameters), wants_input
                 )
                 for value, back in zip(node.inputs, to_inputs):
                     if back is not None and value in needed:
-                        at[value] = back if value not in at else at[value] + back
+                        back = back.scaled_by_power(-moved)
+                        at[value] = back if value not in at else _added(at[value], back)
                 for name, back in to_parameters.items():
-                    full = f"{node.layer.name}/{name}"
-                    found[full] = back if full not in found else found[full] + back
+                    full, back = f"{node.layer.name}/{name}", back.scaled_by_power(-moved)
+                    found[full] = back if full not in found else _added(found[full], back)
         return found
 
     def _needing_gradients(self, nodes: Sequence[Node]) -> set[int]:
@@ -157,6 +168,8 @@ class Program:
         values: Mapping[str, np.ndarray],
         output_gradient: Callable[[float], float] | None = None,
         batch: int = 1,
+        to_logits: bool = True,
+        either_sign: bool = False,
     ) -> Preflight:
         """Bounds on every intermediate number; with `output_gradient` for training, with weights of either sign.
 
@@ -167,6 +180,8 @@ class Program:
             output_gradient: From the largest magnitude of the outputs, or of what enters the last softmax or sigmoid,
                 to that of the loss's gradient.
             batch: Rows that gradients are summed over.
+            to_logits: The loss works on what enters the last softmax or sigmoid.
+            either_sign: `values` are magnitudes, as in training.
 
         Raises:
             OverflowPreflightError: Something could leave the ring; names the layer.
@@ -176,7 +191,7 @@ class Program:
             value: Range(0.0, 1.0)
             if depth
             else Range(*given)
-            if output_gradient is None
+            if output_gradient is None and not either_sign
             else symmetric(max(map(abs, given)))
             for value, depth, given in zip(self.inputs, self.input_depths, input_ranges)
         }
@@ -188,12 +203,14 @@ class Program:
                 node.layer, [ranges[each] for each in node.inputs], _own(node, values), preflight
             )
             for value, found in zip(node.outputs, outputs):
-                if output_gradient is not None:
+                if output_gradient is not None or either_sign:
                     found = symmetric(found.magnitude)
                 preflight.value(node.layer.name, "the output", found.magnitude)
                 ranges[value] = found
+        leaving = self.nodes[-1].inputs if self.last and to_logits else self.outputs
+        preflight.outputs = max(ranges[each].magnitude for each in leaving)
         if output_gradient is not None:
-            self._check_gradients(preflight, ranges, values, output_gradient, batch)
+            self._check_gradients(preflight, ranges, values, output_gradient, batch, to_logits)
         return preflight
 
     def _check_gradients(
@@ -203,8 +220,10 @@ class Program:
         values: Mapping[str, np.ndarray],
         output_gradient: Callable[[float], float],
         batch: int,
+        to_logits: bool,
     ) -> None:
-        nodes, leaving = (self.nodes[:-1], self.nodes[-1].inputs) if self.last else (self.nodes, self.outputs)
+        cut = self.last and to_logits
+        nodes, leaving = (self.nodes[:-1], self.nodes[-1].inputs) if cut else (self.nodes, self.outputs)
         at = {each: output_gradient(ranges[each].magnitude) for each in leaving}
         for node in reversed(nodes):
             gradient = max(at.get(each, 0.0) for each in node.outputs)
@@ -213,6 +232,11 @@ class Program:
             for value, bound in zip(node.inputs, back):
                 at[value] = at.get(value, 0.0) + bound
                 preflight.value(node.layer.name, "the gradient of the input", at[value])
+
+
+def _added(one: Shared, other: Shared) -> Shared:
+    point = min(one.fraction, other.fraction)
+    return with_fraction(one, point) + with_fraction(other, point)
 
 
 def _own(node: Node, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +262,7 @@ def lower(model: Any) -> Program:
         )
     nodes: list[Node] = []
     parameters: dict[str, Parameter] = {}
+    penalties: dict[str, float] = {}
     owners: dict[str, Any] = {}
     fresh = 1 + max([*read.inputs, *(each for call in read.calls for each in call.outputs)])
     for call in read.calls:
@@ -259,6 +284,7 @@ def lower(model: Any) -> Program:
             )
         for name, parameter in found.parameters(layer).items():
             parameters[f"{layer.name}/{name}"] = parameter
+        penalties.update({f"{layer.name}/{name}": factor for name, factor in penalties_of(layer, found).items()})
         if isinstance(found, ActivationRule):
             nodes.append(Node(layer.name, layer, _ACTIVATION, call.inputs, call.outputs))
         elif getattr(layer, "activation", None) in (None, tf.keras.activations.linear):
@@ -268,11 +294,11 @@ def lower(model: Any) -> Program:
             nodes.append(Node(layer.name, layer, found, call.inputs, (fresh,), call.training is False))
             nodes.append(Node(f"{layer.name}_activation", layer, _ACTIVATION, (fresh,), call.outputs))
             fresh += 1
-    if model.losses:
+    if len(model.losses) != len(penalties):
         raise UnsupportedLayerError(
             f"model {model.name!r} adds losses of its own",
-            expected="the loss that compile gets, alone",
-            remedy="build it without add_loss and regularizers",
+            expected="the loss that compile gets, and L2 penalties on weights",
+            remedy="build it without add_loss and layers that call it",
         )
     reordered, moved = _pools_first(nodes, set(read.outputs))
     ordered = tuple(reordered)
@@ -284,6 +310,7 @@ def lower(model: Any) -> Program:
         parameters=parameters,
         last=_last(ordered, read.outputs),
         moved=frozenset(moved),
+        penalties=penalties,
     )
 
 

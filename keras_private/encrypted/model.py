@@ -13,18 +13,18 @@ from keras_private._backends.keras_rates import current_rate
 from keras_private.encrypted import data, inspection, saving, storing
 from keras_private.encrypted.cost import Cost
 from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.encrypted.limits import Assumptions, check_split
 from keras_private.encrypted.losses import Loss, loss_of
 from keras_private.encrypted.lowering import lower
 from keras_private.encrypted.optimizers import SGD, update_rule
 from keras_private.encrypted.parties import EMBEDDED, parties_named
 from keras_private.encrypted.ranges import Preflight, declared_ranges
-from keras_private.encrypted.steps import MODEL_OWNER, Limits, Steps
+from keras_private.encrypted.steps import MODEL_OWNER, Steps
 from keras_private.encrypted.variables import SharedVariable
-from keras_private.errors import ConfigurationError, EncodingError, OverflowPreflightError
+from keras_private.errors import ConfigurationError, EncodingError
 
 DEFAULT_RANGE = (-10.0, 10.0)
 REVEAL = ("loss", "metrics")
-_GROWTHS = (16.0, 8.0, 4.0, 2.0, 1.5)
 
 
 class EncryptedModel:
@@ -82,6 +82,8 @@ class EncryptedModel:
         self.weight_growth = _growth(weight_growth)
         self._values = {name: parameter.value for name, parameter in self.program.parameters.items()}
         self.program.check_ranges(self.fixed_point, self.input_ranges, self._values)
+        self._limits = Assumptions(self.program, self.fixed_point, self.input_ranges, self._values, self.weight_growth)
+        self._trained = False
         self.steps = Steps(self.program, parties_named(parties), self.fixed_point)
         self.share_weights()
         self.input_shapes = [tuple(tensor.shape) for tensor in model.inputs]
@@ -206,11 +208,15 @@ class EncryptedModel:
                     remedy="give one of the two",
                 )
             rows, validation = rows.split(validation_split)
-        preflight, limits = self._training_limits(loss, min(batch_size, rows.rows), rows)
+            check_split(rows, validation)
+        preflight, limits = self._limits.training(loss, min(batch_size, rows.rows), rows, self._wants())
+        if validation is not None:
+            self._limits.evaluation(loss, min(batch_size, validation.rows), validation, self._wants(), trained=True)
         verbose = 1 if verbose == "auto" else int(verbose)
         follow = _callbacks(callbacks, self, verbose, epochs, rows.steps(batch_size))
         self.stop_training = False
         follow.on_train_begin()
+        self._trained = True
         logs: dict[str, float] = {}
         for epoch in range(initial_epoch, epochs):
             before, taken = self._everything(), int(self.optimizer.iterations)
@@ -220,7 +226,14 @@ class EncryptedModel:
                 follow.on_train_batch_begin(step)
                 self._train_batch(batch, loss, rule, preflight)
                 follow.on_train_batch_end(step, {})
-            if self.steps.weights_exceed(limits):
+            try:
+                exceeded = self.steps.weights_exceed(limits)
+            except BaseException:
+                # What was not checked is not kept.
+                self._put(before)
+                self.optimizer.iterations.assign(taken)
+                raise
+            if exceeded:
                 self._put(before)
                 self.optimizer.iterations.assign(taken)
                 raise EncodingError(
@@ -253,7 +266,9 @@ class EncryptedModel:
                 expected="'loss' or 'metrics' in reveal",
                 remedy="compile so",
             )
-        logs = self._evaluated(self._read(x, y, labelled=True), _positive(batch_size, "batch_size"))
+        rows, size = self._read(x, y, labelled=True), _positive(batch_size, "batch_size")
+        self._limits.evaluation(self._compiled()[0], min(size, rows.rows), rows, self._wants(), self._trained)
+        logs = self._evaluated(rows, size)
         if verbose not in (0, "0"):
             print(" - ".join(f"{name}: {value:.4f}" for name, value in logs.items()))
         if return_dict:
@@ -310,6 +325,7 @@ class EncryptedModel:
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Puts back what get_weights returned."""
+        self._trained = True
         for name, shares in zip(self.program.parameters, weights):
             self.steps.weights[name].put(shares)
 
@@ -334,8 +350,15 @@ class EncryptedModel:
         return storing.load(folder, parties)
 
     def load_weights(self, folder: Any) -> None:
-        """Puts the shares of weights and optimizer state back that save wrote for the same architecture."""
+        """Puts the shares of weights and optimizer state back that save wrote for the same model.
+
+        Raises:
+            ShareFileError: A file is missing, altered, or of a model with another architecture, encoding or first
+                weights, for which this one's overflow preflight says nothing.
+        """
+        storing.check_same(self, folder)
         saving.read(folder, self.shared_variables())
+        self._trained = True
 
     def shared_variables(self) -> dict[str, SharedVariable]:
         """Everything that is kept as shares between steps, by name."""
@@ -397,6 +420,11 @@ class EncryptedModel:
             )
 
     @property
+    def _positions(self) -> int:
+        """Of each row, over which the loss is averaged as over rows: the axes between the first and the last."""
+        return math.prod(self.model.output_shape[1:-1])
+
+    @property
     def metric_names(self) -> list[str]:
         return [self._accuracy] if self._accuracy else []
 
@@ -404,9 +432,9 @@ class EncryptedModel:
         """The function of one training step, as fit would run it with the learning rate of now."""
         loss, rule = self._compiled()
         self.program.check_training()
-        preflight, _ = self._training_limits(loss, batch.rows, data.Rows([batch]))
-        rule = rule.of_rows(batch.rows)
-        factor = rule.factor(current_rate(self.optimizer), batch.rows)
+        preflight, _ = self._limits.training(loss, batch.rows, data.Rows([batch]), self._wants())
+        rule = rule.of_rows(batch.rows * self._positions)
+        factor = rule.factor(current_rate(self.optimizer), batch.rows * self._positions)
         return self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)[0]
 
     def read_rows(self, x: Any) -> data.Rows:
@@ -447,8 +475,8 @@ class EncryptedModel:
 
     def _train_batch(self, batch: data.Batch, loss: Loss, rule: SGD, preflight: Preflight) -> None:
         rate = current_rate(self.optimizer)
-        rule = rule.of_rows(batch.rows)
-        factor = rule.factor(rate, batch.rows)
+        rule = rule.of_rows(batch.rows * self._positions)
+        factor = rule.factor(rate, batch.rows * self._positions)
         if not (math.isfinite(factor) and factor >= 0):
             raise ConfigurationError(f"the learning rate {rate}", expected="finite, not negative", remedy="set it")
         step, scale = self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
@@ -473,40 +501,7 @@ class EncryptedModel:
             return {}
         totals = self.steps.open_totals(wants)
         names = {"loss": "loss", "correct": self._accuracy}
-        return {names[each]: totals[each] / rows for each in wants}
-
-    def _training_limits(self, loss: Loss, batch: int, rows: data.Rows) -> tuple[Preflight, Limits]:
-        """Bounds in training, on the assumption that the limits on weights hold: as wide as the ring admits."""
-        wanted = _GROWTHS if self.weight_growth is None else (self.weight_growth,)
-        for growth in wanted:
-            try:
-                return self._limits_at(growth, loss, batch, rows)
-            except OverflowPreflightError:
-                if growth == wanted[-1]:
-                    raise
-        raise AssertionError("no growth was tried")
-
-    def _limits_at(self, growth: float, loss: Loss, batch: int, rows: data.Rows) -> tuple[Preflight, Limits]:
-        grown = {
-            # A parameter that starts at zero may reach `growth` itself. Twice, since limits are rounded down.
-            name: 2 * growth * (np.abs(value) if np.any(value) else np.ones(value.shape))
-            for name, value in self._values.items()
-        }
-        labels = max(float(np.max(np.abs(block.labels))) for block in rows.blocks if block.labels is not None)
-        preflight = self.program.check_ranges(
-            self.fixed_point, self.input_ranges, grown, lambda outputs: loss.gradient_bound(outputs, labels), batch
-        )
-        limits: list[tuple[str, tuple[int, ...], float]] = []
-        for node in self.program.nodes:
-            for name in node.rule.parameters(node.layer):
-                full = f"{node.layer.name}/{name}"
-                if full not in self.program.trainable or any(full == limit[0] for limit in limits):
-                    continue
-                for axes in node.rule.summed_axes(node.layer, name):
-                    sums = grown[full].sum(axes) if axes else grown[full]
-                    # Parties see limits: of the first weights, they learn a power of two.
-                    limits.append((full, axes, 2.0 ** math.floor(math.log2(float(np.max(sums))))))
-        return preflight, tuple(limits)
+        return {names[each]: totals[each] / (rows * self._positions) for each in wants}
 
     def _everything(self) -> Mapping[SharedVariable, Any]:
         return {variable: variable.shares() for variable in self.shared_variables().values()}

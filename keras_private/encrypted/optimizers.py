@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from keras_private.encrypted.fixed_point import TRUNCATION_BITS, FixedPoint
 from keras_private.encrypted.protocol.functions import with_fraction
-from keras_private.encrypted.protocol.products import scale
 from keras_private.encrypted.protocol.truncation import truncate
 from keras_private.encrypted.shared import Shared, concat
 from keras_private.encrypted.variables import SharedVariable
@@ -19,22 +18,28 @@ from keras_private.errors import ConfigurationError, OverflowPreflightError
 
 _FACTOR_BITS = 10
 _LEAST_FACTOR_BITS = 8
+_LARGEST_EXPONENT = 38
+_MOMENTUM_BITS = 12
+_MOST_TRUNCATED = 54
 VELOCITY_FRACTION = 24
 
 
 class StepScale:
     """The public number learning rate / rows of the batch, as a whole number times a power of two.
 
-    It is a whole number of 8 to 10 bits, so that the learning rate counts to 0.2 %. `exponent` is fixed while tracing;
-    `within` tells whether another rate still fits that trace.
+    It is a whole number of 8 to 10 bits, so that the learning rate counts to 0.2 %; factors below 2^-30 count to
+    2^-38. `exponent` is fixed while tracing; `within` tells whether another rate still fits that trace.
     """
 
     def __init__(self, factor: float) -> None:
-        self.exponent = _FACTOR_BITS - 1 - math.floor(math.log2(factor)) if factor > 0 else 0
+        exponent = _FACTOR_BITS - 1 - math.floor(math.log2(factor)) if factor > 0 else 0
+        self.exponent = min(exponent, _LARGEST_EXPONENT)
 
     def within(self, factor: float) -> bool:
         # A factor of 0 is a whole number at any exponent.
-        return factor == 0 or 2 ** (_LEAST_FACTOR_BITS - 1) <= factor * 2.0**self.exponent <= 2**_FACTOR_BITS
+        whole = factor * 2.0**self.exponent
+        least = 0 if self.exponent == _LARGEST_EXPONENT else 2 ** (_LEAST_FACTOR_BITS - 1)
+        return factor == 0 or least <= whole <= 2**_FACTOR_BITS
 
     def whole(self, factor: float) -> int:
         return round(factor * 2.0**self.exponent)
@@ -95,17 +100,41 @@ class SGD:
         """
         fixed_point = next(iter(gradients.values())).session.fixed_point
         fraction = VELOCITY_FRACTION if self.momentum else fixed_point.fraction
+        if self.momentum:
+            self._check_velocities(bounds, step_scale)
         steps = scaled(gradients, bounds, step_scale, whole, fraction)
         for name, step in steps.items():
             variable = weights[name]
             session = step.session
             if self.momentum:
                 slot = slots[name]["velocity"]
-                velocity = scale(slot.read(session), self.momentum) - step
+                velocity = _times_public(slot.read(session), self.momentum) - step
                 slot.assign(velocity)
-                step = step - scale(velocity, self.momentum) if self.nesterov else -velocity
+                step = step - _times_public(velocity, self.momentum) if self.nesterov else -velocity
                 step = with_fraction(step, fixed_point.fraction)
             variable.assign(variable.read(session) - step)
+
+    def _check_velocities(self, bounds: Mapping[str, float], step_scale: StepScale) -> None:
+        """
+        Raises:
+            OverflowPreflightError: A velocity, the sum of all steps with falling weights, could leave the ring.
+        """
+        most = max(bounds.values()) * 2.0 ** (_FACTOR_BITS - step_scale.exponent) / (1 - self.momentum)
+        limit = 2.0 ** (TRUNCATION_BITS - VELOCITY_FRACTION - _MOMENTUM_BITS - 1)
+        if not most < limit:
+            raise OverflowPreflightError(
+                f"velocities could reach {most:.3g}",
+                expected=f"less than {limit:.3g}, by the gradients' bounds, the learning rate and the momentum",
+                remedy="use a smaller learning rate, momentum or input_range",
+            )
+
+
+def _times_public(value: Shared, factor: float) -> Shared:
+    """value times a public number below 1, which counts to 2^-13: what is left for the value is 2^25."""
+    integer = round(factor * 2**_MOMENTUM_BITS)
+    return truncate(
+        Shared(value.session, value.times_integer(integer).pairs, value.fraction + _MOMENTUM_BITS), _MOMENTUM_BITS
+    )
 
 
 def scaled(
@@ -115,36 +144,59 @@ def scaled(
     whole: Any,
     fraction: int,
 ) -> dict[str, Shared]:
-    """whole g with `fraction` bits after the point, by one truncation for all parameters."""
-    flat = []
-    names = list(gradients)
-    widest = max(gradients[name].fraction for name in names)
-    alike = {name: with_fraction(gradients[name], widest) for name in names}
-    bound = max(bounds[name] for name in names)
-    if bound * 2.0 ** (widest + _FACTOR_BITS) >= 2.0**TRUNCATION_BITS:
-        fixed_point = alike[names[0]].session.fixed_point
-        widest = fixed_point.fraction
-        alike = {name: with_fraction(gradients[name], widest) for name in names}
-        if bound * 2.0 ** (widest + _FACTOR_BITS) >= 2.0**TRUNCATION_BITS:
+    """whole g with `fraction` bits after the point, by one truncation for parameters whose gradients have one point.
+
+    Args:
+        gradients: By name.
+        bounds: On them, as the preflight counts them: of gradients with more than twice the fixed point's fraction, as
+            if their point had not moved.
+        step_scale: Of `whole`.
+        whole: int64 scalar.
+        fraction: Of the results.
+
+    Raises:
+        OverflowPreflightError: A product could leave the ring.
+    """
+    alike: dict[int, list[str]] = {}
+    for name, gradient in gradients.items():
+        alike.setdefault(gradient.fraction, []).append(name)
+    found = {}
+    for own, names in alike.items():
+        least = gradients[names[0]].session.fixed_point.fraction
+        bound = max(max(bounds[name] for name in names) * 2.0 ** -max(own - 2 * least, 0), 2.0**-TRUNCATION_BITS)
+        room = math.ceil(TRUNCATION_BITS - _FACTOR_BITS - math.log2(bound)) - 1
+        if room < least:
             raise OverflowPreflightError(
                 f"gradients could reach {bound:.3g}",
-                expected=f"less than {2.0 ** (TRUNCATION_BITS - widest - _FACTOR_BITS):.3g}",
+                expected=f"less than {2.0 ** (TRUNCATION_BITS - least - _FACTOR_BITS):.3g}",
                 remedy="use a smaller batch or input_range",
             )
-    for name in names:
-        flat.append(alike[name].local(lambda share: tf.reshape(share, [-1])))
-    together = concat(flat, 0) if len(flat) > 1 else flat[0]
+        point = min(own, room, max(fraction + _MOST_TRUNCATED - step_scale.exponent, least))
+        found.update(_scaled_alike(gradients, names, point, step_scale, whole, fraction))
+    return {name: found[name] for name in gradients}
+
+
+def _scaled_alike(
+    gradients: Mapping[str, Shared],
+    names: list[str],
+    point: int,
+    step_scale: StepScale,
+    whole: Any,
+    fraction: int,
+) -> dict[str, Shared]:
+    flat = [gradients[name].local(lambda share: tf.reshape(share, [-1])) for name in names]
+    together = with_fraction(concat(flat, 0) if len(flat) > 1 else flat[0], point)
     session = together.session
     pairs = []
     for party in range(3):
         with session.at(party):
             factor = tf.identity(whole)
             pairs.append(tuple(share * factor for share in together.pairs[party]))
-    wide = Shared(session, tuple(pairs), widest + step_scale.exponent)  # type: ignore[arg-type]
+    wide = Shared(session, tuple(pairs), point + step_scale.exponent)  # type: ignore[arg-type]
     steps = truncate(wide, wide.fraction - fraction) if wide.fraction > fraction else with_fraction(wide, fraction)
     found, start = {}, 0
     for name in names:
-        shape = alike[name].shape
+        shape = gradients[name].shape
         end = start + shape.num_elements()
         found[name] = steps[start:end].local(functools.partial(tf.reshape, shape=shape))
         start = end

@@ -49,14 +49,16 @@ def of(values: np.ndarray) -> Range:
 
 
 def affine(inputs: Range, columns: np.ndarray, offset: np.ndarray | float = 0.0) -> Range:
-    """Of sum_k columns[k, j] x_k + offset[j], each x_k in `inputs`, over all j and all subsets of the terms.
+    """Of sum_k columns[k, j] x_k + offset[i], each x_k in `inputs`, over all j, i and all subsets of the terms.
 
-    Subsets, since zero padding may replace any x_k by 0.
+    Subsets, since zero padding may replace any x_k by 0. Any offset with any column, since training checks that sums of
+    columns and offsets stay below their largest, and not which of them are large together.
     """
     low, high = min(inputs.low, 0.0), max(inputs.high, 0.0)
     positive, negative = np.maximum(columns, 0).sum(0), np.minimum(columns, 0).sum(0)
-    tops, bottoms = positive * high + negative * low + offset, positive * low + negative * high + offset
-    return Range(float(np.min(bottoms, initial=0.0)), float(np.max(tops, initial=0.0)))
+    tops, bottoms = positive * high + negative * low, positive * low + negative * high
+    most, least = float(np.max(tops, initial=0.0)), float(np.min(bottoms, initial=0.0))
+    return Range(least + min(float(np.min(offset)), 0.0), most + max(float(np.max(offset)), 0.0))
 
 
 class Preflight:
@@ -65,12 +67,14 @@ class Preflight:
     Attributes:
         found: (layer, what, bound, limit) of each check, in order.
         gradients: Bound on the gradient of each parameter, by "layer/name".
+        outputs: Bound on what leaves the model, or on what enters its last softmax or sigmoid.
     """
 
     def __init__(self, fixed_point: FixedPoint) -> None:
         self.fixed_point = fixed_point
         self.found: list[tuple[str, str, float, float]] = []
         self.gradients: dict[str, float] = {}
+        self.outputs = 0.0
 
     def product(self, layer: str, what: str, magnitude: float) -> None:
         """A sum of products of two numbers with a point, before its truncation."""

@@ -42,7 +42,7 @@ def write(
         ShareFileError: The folder exists and may not be replaced, or is something else.
     """
     target = pathlib.Path(folder)
-    if target.exists() and not (overwrite and (target / MANIFEST).is_file()):
+    if target.exists() and not (overwrite and _is_ours(target)):
         raise ShareFileError(
             f"{target} exists{'' if overwrite else ' already'}",
             expected="a new folder, or a saved model and overwrite=True",
@@ -64,6 +64,15 @@ def write(
         _swap(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    """Whether a folder holds what `write` wrote, and nothing else."""
+    try:
+        read_manifest(folder)
+    except ShareFileError:
+        return False
+    return {path.name for path in folder.iterdir()} <= {MANIFEST, OWNER_FILE, *map(_file, range(3))}
 
 
 def read_manifest(folder: Any) -> dict[str, Any]:

@@ -118,7 +118,17 @@ class Session:
         return self._keys[party][offset]
 
     def nonce(self) -> Nonce:
-        """A nonce that no other operation of this session has."""
+        """A nonce that no other operation of this session has.
+
+        Raises:
+            ConfigurationError: In the body of a loop or branch outside of `iteration`: each pass would use it again.
+        """
+        if self._counter is None and tf.compat.v1.get_default_graph() is not self.graph:
+            raise ConfigurationError(
+                "an operation of the protocol in the body of a loop, branch or function, where its masks would repeat",
+                expected="operations of the function that opened the session, or inside Session.iteration",
+                remedy="unroll the loop, or wrap its body in session.iteration(counter)",
+            )
         if self._operations >= _OPERATIONS:
             raise ConfigurationError("a program of over 2^32 operations", expected="fewer", remedy="split it")
         self._operations += 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_private.encrypted import penalties
 from keras_private.encrypted.data import Batch
-from keras_private.encrypted.losses import Loss
+from keras_private.encrypted.losses import Loss, Outcome
 from keras_private.encrypted.lowering import Program
 from keras_private.encrypted.optimizers import SGD, StepScale
 from keras_private.encrypted.parties import EmbeddedParties
@@ -70,17 +73,23 @@ class Steps:
             for name, array in arrays.items():
                 self.weights[name].assign(share(session, array, MODEL_OWNER, name))
 
-        run({name: tf.constant(value, tf.float64) for name, value in values.items()})
+        arrays = {name: tf.constant(value, tf.float64) for name, value in values.items()}
+        # Once for each call, which TensorFlow would warn of.
+        run.get_concrete_function(arrays)(arrays)
 
     def get_weights(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Opens weights to the model's owner."""
 
-        @tf.function(autograph=False)
-        def run() -> dict[str, tf.Tensor]:
-            session = self.session()
-            return {name: reveal(self.weights[name].read(session), MODEL_OWNER) for name in names}
+        def build() -> Any:
+            @tf.function(autograph=False)
+            def run() -> list[tf.Tensor]:
+                session = self.session()
+                return [reveal(self.weights[name].read(session), MODEL_OWNER) for name in names]
 
-        return {name: value.numpy() for name, value in run().items()}
+            return run.get_concrete_function()
+
+        opened = self.traced("get_weights", tuple(names), build)()
+        return {name: value.numpy() for name, value in zip(names, opened)}
 
     def share_inputs(self, session: Session, parts: Any, owners: Owners) -> list[Shared]:
         shared = []
@@ -93,7 +102,8 @@ class Steps:
                     pieces.append(share(session, rows, owner, "an input", fraction=0))
                 else:
                     pieces.append(share(session, array, owner, "an input"))
-            shared.append(pieces[0] if len(pieces) == 1 else concat(pieces, -1))
+            # One-hot rows add an axis after that of the columns.
+            shared.append(pieces[0] if len(pieces) == 1 else concat(pieces, -2 if depth else -1))
         return shared
 
     def parameters(self, session: Session) -> dict[str, Shared]:
@@ -109,9 +119,9 @@ class Steps:
                 receiver = batch.owners[0][0]
                 return [reveal(each, receiver) for each in outputs]
 
-            return run.get_concrete_function(_specs(batch.inputs))
+            return run.get_concrete_function(specs(batch.inputs))
 
-        return self.traced("predict", (batch.rows, batch.owners), build)
+        return self.traced("predict", (*_shapes(batch), batch.owners), build)
 
     def evaluate(self, batch: Batch, loss: Loss, wants: tuple[str, ...]) -> Any:
         def build() -> Any:
@@ -123,11 +133,11 @@ class Steps:
                 parameters = self.parameters(session)
                 outputs, _ = self.program.forward(inputs, parameters, training=False, to_logits=loss.to_logits)
                 outcome = loss(outputs[0], shared_labels, "loss" in wants, "correct" in wants)
-                self._add_totals(session, outcome)
+                self._add_totals(session, outcome, parameters)
 
-            return run.get_concrete_function(_specs(batch.inputs), _spec(batch.labels))
+            return run.get_concrete_function(specs(batch.inputs), _spec(batch.labels))
 
-        return self.traced("evaluate", (batch.rows, batch.owners, batch.label_owner, wants), build)
+        return self.traced("evaluate", (*_shapes(batch), batch.owners, batch.label_owner, wants), build)
 
     def train(
         self,
@@ -140,6 +150,8 @@ class Steps:
         factor: float,
     ) -> tuple[Any, StepScale]:
         """The function of (inputs, labels, whole number of the learning rate), and the scale of that number."""
+        # They decide how the function is traced. Parties see the function: of the labels they learn a power of two.
+        bounds = {name: 2.0 ** math.ceil(math.log2(bound)) if bound > 0 else 0.0 for name, bound in bounds.items()}
 
         def build() -> Any:
             step_scale = StepScale(factor)
@@ -153,22 +165,29 @@ class Steps:
                 outputs, tape = self.program.forward(inputs, parameters, training=True, to_logits=loss.to_logits)
                 with tf.name_scope("loss"):
                     outcome = loss(outputs[0], shared_labels, "loss" in wants, "correct" in wants)
-                    self._add_totals(session, outcome)
+                    self._add_totals(session, outcome, parameters)
                 gradients = self.program.backward(tape, [outcome.gradient])
                 with tf.name_scope("update"):
+                    rows = _averaged_over(outcome)
+                    gradients = penalties.add_gradients(gradients, self.program.penalties, parameters, rows)
                     optimizer.update(self.weights, slots, gradients, bounds, step_scale, whole)
 
-            concrete = run.get_concrete_function(_specs(batch.inputs), _spec(batch.labels), tf.TensorSpec([], tf.int64))
+            concrete = run.get_concrete_function(specs(batch.inputs), _spec(batch.labels), tf.TensorSpec([], tf.int64))
             return concrete, step_scale
 
-        key = (batch.rows, batch.owners, batch.label_owner, wants)
+        key = (*_shapes(batch), batch.owners, batch.label_owner, wants, tuple(sorted(bounds.items())))
         found: tuple[Any, StepScale] = self.traced("train", key, build)
         if not found[1].within(factor):
             self._traced.pop(("train", key))
             found = self.traced("train", key, build)
         return found
 
-    def _add_totals(self, session: Session, outcome: Any) -> None:
+    def _add_totals(self, session: Session, outcome: Outcome, parameters: Mapping[str, Shared]) -> None:
+        if outcome.loss is not None:
+            penalty = penalties.total(self.program.penalties, parameters, _averaged_over(outcome))
+            if penalty is not None:
+                loss = with_fraction(outcome.loss, penalty.fraction) + penalty
+                outcome = dataclasses.replace(outcome, loss=loss)
         for name, summed in (("loss", outcome.loss), ("correct", outcome.correct)):
             if summed is not None:
                 total = self.totals[name]
@@ -220,10 +239,21 @@ class Steps:
         return bool(self.traced("limits", limits, build)().numpy())
 
 
+def _shapes(batch: Batch) -> tuple[Any, ...]:
+    """What a traced function depends on: of one owner or several, each with its columns."""
+    return tuple(tuple(part.shape for part in parts) for parts in batch.inputs)
+
+
+def _averaged_over(outcome: Outcome) -> int:
+    """Rows, times the positions of each that the loss is averaged over."""
+    return math.prod(outcome.gradient.shape.as_list()[:-1])
+
+
 def _spec(array: np.ndarray | None) -> tf.TensorSpec:
     assert array is not None
     return tf.TensorSpec(array.shape, tf.float64)
 
 
-def _specs(inputs: Any) -> Any:
+def specs(inputs: Any) -> Any:
+    """Of what Batch.inputs_as_tensors gives."""
     return tuple(tuple(tf.TensorSpec(array.shape, tf.float64) for array in arrays) for arrays in inputs)

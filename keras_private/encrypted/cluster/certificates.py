@@ -14,7 +14,7 @@ import stat
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -24,6 +24,8 @@ from keras_private.errors import ConfigurationError, TransportError
 DOMAIN = ".keras-private"
 DAYS = 90
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?\Z")
+_RESERVED = ("authority", "ca")
+"""Their folders or files are the authority's."""
 _EARLIER = datetime.timedelta(minutes=5)
 """Clocks of hosts differ: a certificate holds from a little before it was made."""
 
@@ -33,9 +35,11 @@ def check_name(name: Any) -> str:
     Raises:
         ConfigurationError: It cannot stand in a certificate.
     """
-    if not isinstance(name, str) or not _NAME.match(name):
+    if not isinstance(name, str) or not _NAME.match(name) or name in _RESERVED:
         raise ConfigurationError(
-            f"the name {name!r}", expected="small letters, digits and hyphens, at most 42", remedy="choose another name"
+            f"the name {name!r}",
+            expected=f"small letters, digits and hyphens, at most 42, and none of {list(_RESERVED)}",
+            remedy="choose another name",
         )
     return name
 
@@ -57,30 +61,39 @@ def authority(folder: pathlib.Path, days: float = DAYS) -> None:
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / "ca.key", _key_bytes(key), 0o600)
-    _write(folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write_whole(folder / "ca.key", _key_bytes(key), 0o600)
+    write_whole(folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def issue(authority_folder: pathlib.Path, name: str, folder: pathlib.Path, days: float = DAYS) -> None:
     """Writes <name>.crt, <name>.key, readable by this user alone, and ca.crt to `folder`.
 
     Raises:
-        ConfigurationError: The name cannot be used, or there is no authority in its folder.
+        ConfigurationError: The name cannot be used, or there is no authority in its folder, or its time is over.
     """
     check_name(name)
     try:
         signer = serialization.load_pem_private_key((authority_folder / "ca.key").read_bytes(), None)
         root = (authority_folder / "ca.crt").read_bytes()
-        issuer = x509.load_pem_x509_certificate(root).subject
-    except (OSError, ValueError) as error:
+        issuer = x509.load_pem_x509_certificate(root)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(
             f"{authority_folder} holds no authority: {error}", expected="ca.key and ca.crt", remedy="run cluster init"
         ) from error
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    if not isinstance(signer, ec.EllipticCurvePrivateKey) or signer.public_key() != issuer.public_key():
+        raise ConfigurationError(
+            f"the key in {authority_folder} is not of its certificate", expected="one authority", remedy="restore both"
+        )
+    if _times(issuer)[1] <= datetime.datetime.now(datetime.timezone.utc):
+        raise ConfigurationError(
+            f"the authority in {authority_folder} ended at {_times(issuer)[1]}",
+            expected="one in its time",
+            remedy="make the cluster anew: keras-private cluster init",
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
-        _builder(x509.Name([]), issuer, key.public_key(), days)
+        _builder(x509.Name([]), issuer.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name + DOMAIN)]), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=True)
@@ -88,9 +101,9 @@ def issue(authority_folder: pathlib.Path, name: str, folder: pathlib.Path, days:
         .sign(signer, hashes.SHA256())
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(folder / f"{name}.key", _key_bytes(key), 0o600)
-    _write(folder / f"{name}.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    _write(folder / "ca.crt", root, 0o644)
+    write_whole(folder / f"{name}.key", _key_bytes(key), 0o600)
+    write_whole(folder / f"{name}.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write_whole(folder / "ca.crt", root, 0o644)
 
 
 def fingerprint(authority_certificate: pathlib.Path) -> str:
@@ -109,7 +122,7 @@ class Identity:
         key: Of the private key; read by this process alone.
         authority: Of the authority's certificate.
         fingerprint: SHA-256 of that certificate.
-        not_after: When the certificate ends.
+        not_after: When the certificate ends, or its authority, whichever is first.
     """
 
     name: str
@@ -137,7 +150,7 @@ class Identity:
             found = x509.load_pem_x509_certificate(certificate.read_bytes())
             issuer = x509.load_pem_x509_certificate(root.read_bytes())
             private = serialization.load_pem_private_key(key.read_bytes(), None)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             if isinstance(error, TransportError):
                 raise
             raise _unusable(
@@ -153,7 +166,8 @@ class Identity:
             raise _unusable(f"{key} does not belong to {certificate}", "the key of the certificate", "issue it anew")
         if _names(found) != [name + DOMAIN]:
             raise _unusable(f"{certificate} is of {_names(found)}", f"the name {name}{DOMAIN}", "issue it anew")
-        begins, ends = _times(found)
+        (begins, ends), (opens, closes) = _times(found), _times(issuer)
+        begins, ends = max(begins, opens), min(ends, closes)
         now = datetime.datetime.now(datetime.timezone.utc)
         if not begins <= now <= ends:
             raise _unusable(
@@ -247,7 +261,7 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
 
 
-def _write(path: pathlib.Path, content: bytes, mode: int) -> None:
+def write_whole(path: pathlib.Path, content: bytes, mode: int) -> None:
     """A new file, whole or not at all, that nobody else could read meanwhile."""
     temporary = path.with_name(f".{path.name}.new")
     try:

@@ -42,6 +42,9 @@ class Cluster:
         config: Addresses, and who may do what.
         folder: With a folder of certificates for each name that this process speaks as.
         processes: Those that this process has started, by party.
+
+    Attributes:
+        runtimes: Those of the tensor chain, by the name that they speak as.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Cluster:
         self.config, self.folder = config, folder
         self.parties: tuple[str, ...] = tuple(each.name for each in config.parties)
         self._processes = processes or {}
+        self.runtimes: dict[str, Any] = {}
         self._finalizer = weakref.finalize(self, _end, self._processes, folder) if processes else None
 
     @classmethod
@@ -217,6 +221,8 @@ class Cluster:
 
     def close(self) -> None:
         """Ends the processes that were started here, and removes their certificates."""
+        while self.runtimes:
+            self.runtimes.popitem()[1].close()
         if self._finalizer is not None:
             self._finalizer()
 

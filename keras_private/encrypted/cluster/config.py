@@ -10,12 +10,21 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from keras_private.encrypted.cluster.certificates import DAYS, authority, check_name, fingerprint, issue
+from keras_private.encrypted.cluster.certificates import (
+    DAYS,
+    Identity,
+    authority,
+    check_name,
+    fingerprint,
+    issue,
+    write_whole,
+)
 from keras_private.encrypted.players import SERVERS
 from keras_private.errors import ConfigurationError
 
 FORMAT = 1
 FILE = "cluster.json"
+_MOST_DAYS = 3650
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +112,7 @@ class ClusterConfig:
             "format": FORMAT,
             **{key: list(value) if key != "fingerprint" else value for key, value in facts.items()},
         }
-        new = place.with_name(f".{place.name}.new")
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        new.replace(place)
+        write_whole(place, (json.dumps(content, indent=1) + "\n").encode(), 0o644)
 
 
 def init(
@@ -131,6 +138,7 @@ def init(
         raise ConfigurationError(
             f"{len(hosts)} hosts and {len(ports)} ports", expected="three of each", remedy="give one for each party"
         )
+    _check_days(days)
     parties = tuple(Address(name, host, port) for name, host, port in zip(SERVERS, hosts, ports))
     ClusterConfig(parties, tuple(owners), tuple(clients), "")  # type: ignore[arg-type]
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -152,6 +160,61 @@ def init(
                 shutil.rmtree(each_folder, ignore_errors=True)
             raise
     return config
+
+
+def add_client(folder: Any, name: str, days: float = DAYS) -> ClusterConfig:
+    """Adds a client to a cluster: its folder of certificates, and its name in cluster.json, both or neither.
+
+    The parties learn of it once they have the new cluster.json and have been started again.
+
+    Args:
+        folder: Where `init` made the cluster, with the authority's key.
+        name: Of the client.
+        days: Until its certificate ends; it ends with the authority at the latest.
+
+    Raises:
+        ConfigurationError: The name cannot be used or is in use, or the authority is missing or another cluster's.
+    """
+    target = pathlib.Path(folder)
+    before = ClusterConfig.load(target / FILE)
+    _check_days(days)
+    config = dataclasses.replace(before, clients=(*before.clients, name))
+    if (target / name).exists():
+        raise ConfigurationError(f"{target / name} exists", expected="no such folder", remedy="choose another name")
+    with tempfile.TemporaryDirectory(prefix=".client.", dir=target) as temporary:
+        new = pathlib.Path(temporary) / name
+        issue(target / "authority", name, new, days)
+        if fingerprint(new / "ca.crt") != before.fingerprint:
+            raise ConfigurationError(
+                f"the authority in {target} is not that of {FILE}", expected="one cluster", remedy="restore the folder"
+            )
+        new.rename(target / name)
+        try:
+            config.save(target / FILE)
+        except BaseException:
+            shutil.rmtree(target / name, ignore_errors=True)
+            raise
+    return config
+
+
+def _check_days(days: float) -> None:
+    if not 0 < days <= _MOST_DAYS:
+        raise ConfigurationError(
+            f"{days} days", expected=f"more than 0, at most {_MOST_DAYS}", remedy="choose when certificates end"
+        )
+
+
+def check_fingerprint(config: ClusterConfig, identity: Identity) -> None:
+    """
+    Raises:
+        ConfigurationError: The certificate is of another authority than the cluster's.
+    """
+    if identity.fingerprint != config.fingerprint:
+        raise ConfigurationError(
+            f"the certificate of {identity.name!r} is of another authority than the cluster's",
+            expected=f"the authority {config.fingerprint[:16]}...",
+            remedy="bring cluster.json and certificates of one `keras-private cluster init`",
+        )
 
 
 def _malformed(problem: str, expected: str) -> ConfigurationError:

@@ -147,7 +147,7 @@ def trace(description: Description) -> Traced:
     model = model_of(description.architecture)
     program = lower(model)
     fixed_point = description.fixed_point
-    kernels, source = _means(description.native)
+    kernels, source = means(description.native)
     weights = {
         name: SharedVariable(name, parameter.value.shape, fixed_point.fraction)
         for name, parameter in program.parameters.items()
@@ -197,7 +197,12 @@ def _traced(
     return concrete, tuple(outputs)
 
 
-def _means(native: bool) -> tuple[Kernels, SecureSource]:
+def means(native: bool) -> tuple[Kernels, SecureSource]:
+    """What a party computes and draws with.
+
+    Raises:
+        ConfigurationError: Native ones are asked for and do not load here.
+    """
     if not native:
         return PortableKernels(), PortableSource()
     kernels, source = choose(), secure_source()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_private.encrypted.cluster.certificates import Identity, client_context, server_hostname
-from keras_private.encrypted.cluster.config import ClusterConfig
+from keras_private.encrypted.cluster.config import ClusterConfig, check_fingerprint
 from keras_private.encrypted.cluster.wire import DATA, NOTICE, Frame, Header, Wire
 from keras_private.errors import TransportError
 
@@ -27,6 +27,7 @@ def dial(config: ClusterConfig, identity: Identity, party: str, deadline: float)
     Raises:
         TransportError: It cannot be reached in time, or it is somebody else.
     """
+    check_fingerprint(config, identity)
     found = config.party(party)
     context = client_context(identity)
     try:

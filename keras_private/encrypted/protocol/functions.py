@@ -24,6 +24,8 @@ GUARDED = 24
 """Bits after the point inside these functions, whose numbers are small: their errors vanish below 16."""
 
 _HALVINGS = 4
+_LINE_UP_TO = 500.0
+_RECIPROCAL_BITS = 4
 _POLYNOMIAL_UP_TO = 16.0
 
 
@@ -66,21 +68,29 @@ def exp_of_nonpositive(value: Shared, clipped: bool = True) -> Shared:
 def reciprocal(value: Shared, low: float, high: float) -> Shared:
     """1 / x for low <= x <= high, public bounds, by Newton's iteration y <- y (2 - x y).
 
-    The first guess is the line whose largest relative error on the interval is least.
+    The first guess is the line whose largest relative error on the interval is least; on a long interval, where that
+    line falls below the rounding of its end, 1 / high.
 
     Raises:
-        ConfigurationError: The bounds are not 0 < low <= high.
+        ConfigurationError: The bounds are not 0 < low <= high, or 1 / high is less than 16 units in the last place.
     """
-    if not 0 < low <= high:
+    most = 2.0 ** (value.fraction - _RECIPROCAL_BITS)
+    if not 0 < low <= high or high > max(most, _LINE_UP_TO * low):
         raise ConfigurationError(
-            f"bounds {low} and {high}", expected="0 < low <= high", remedy="give the interval of x"
+            f"bounds {low} and {high}",
+            expected=f"0 < low <= high <= {most:.0f}",
+            remedy="give the interval of x",
         )
     # 1 - x (a - b x) is a parabola; equal errors at both ends and at the middle give a and b.
     middle = (low + high) / 2
     curvature = (high - low) ** 2 / 4
     b = 2 / (2 * middle * middle - curvature)
     a, error = 2 * middle * b, curvature * b / 2
-    guess = a - scale(value, b)
+    if high <= _LINE_UP_TO * low:
+        guess = a - scale(value, b)
+    else:
+        error = 1 - low / high
+        guess = value.times_integer(0) + 1 / high
     while error > 2.0**-22:
         guess = multiply(guess, 2.0 - multiply(value, guess))
         error *= error

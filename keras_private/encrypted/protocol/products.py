@@ -7,7 +7,7 @@ product of numbers with a point goes to the truncation, which masks z_i itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,39 @@ Kernel = Callable[..., tf.Tensor]
 Four = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def multiply(left: Shared, right: Shared, truncated: bool = True) -> Shared:
-    """Elementwise product, with broadcasting; masks have the product's shape."""
+def multiply(left: Shared, right: Shared, truncated: bool = True, fraction: int | None = None) -> Shared:
+    """Elementwise product, with broadcasting; masks have the product's shape.
+
+    Args:
+        left: A factor.
+        right: Another.
+        truncated: Whether to truncate, to the larger fraction of both.
+        fraction: Bits after the point to truncate to, instead.
+    """
     shape = _broadcast(left, right)
 
     def run(kernels: Any, four: Four, mask: tf.Tensor) -> tf.Tensor:
         wide = [each if each.shape == mask.shape else tf.broadcast_to(each, tf.shape(mask)) for each in four]
         return kernels.product(*wide, mask)
 
-    return _bilinear("multiply", left, right, run, shape, truncated)
+    return _bilinear("multiply", left, right, run, shape, truncated, fraction)
+
+
+def sum_of_products(
+    left: Shared, right: Shared, axes: Sequence[int], truncated: bool = True, fraction: int | None = None
+) -> Shared:
+    """Of the elementwise product, with broadcasting, along axes, which are kept with size 1.
+
+    Each party sums before it sends: only the sums are masked and truncated. Arguments as of `multiply`.
+    """
+    whole = tf.broadcast_static_shape(left.shape, right.shape)
+    kept = [1 if axis in axes else size for axis, size in enumerate(whole.as_list())]
+
+    def run(kernels: Any, four: Four, mask: tf.Tensor) -> tf.Tensor:
+        wide = [each if each.shape == whole else tf.broadcast_to(each, whole) for each in four]
+        return tf.reduce_sum(kernels.product(*wide, tf.zeros_like(wide[0])), axes, keepdims=True) + mask
+
+    return _bilinear("sum_of_products", left, right, run, lambda a, b: tf.constant(kept), truncated, fraction)
 
 
 def square(value: Shared) -> Shared:
@@ -82,12 +106,13 @@ def _bilinear(
     run: Callable[[Any, Four, tf.Tensor], tf.Tensor],
     shape: Callable[[tf.Tensor, tf.Tensor], Any],
     truncated: bool = True,
+    kept: int | None = None,
 ) -> Shared:
     session = left.session
     if right.session is not session:
         raise ConfigurationError("a product of values of two sessions", expected="one run", remedy="share both in one")
     fraction = left.fraction + right.fraction
-    surplus = fraction - max(left.fraction, right.fraction) if truncated else 0
+    surplus = fraction - (max(left.fraction, right.fraction) if kept is None else kept) if truncated else 0
     with tf.name_scope(name):
         nonce = None if surplus else session.nonce()
         summands = []
@@ -113,8 +138,9 @@ def scale(value: Shared, factor: Any) -> Shared:
         if float(factor).is_integer() and abs(factor) < 2**20:
             return value.times_integer(int(factor))
         bits = max(fixed_point.fraction, value.fraction)
-        # A small factor keeps its precision: more bits after the point, as many as are truncated again.
-        while abs(factor) * 2.0**bits < 2.0**12 and bits < 32:
+        # A small factor keeps its precision: more bits after the point, as many as are truncated again. A fixed point
+        # of few bits leaves room for no more than its own.
+        while abs(factor) * 2.0**bits < 2.0 ** min(12, fixed_point.fraction - 1) and bits < 60:
             bits += 1
         product = value.times_integer(fixed_point.integer_of(float(factor), "a public factor", fraction=bits))
         return truncate(Shared(session, product.pairs, value.fraction + bits), bits)
@@ -133,13 +159,19 @@ def scale_by_tensor(value: Shared, factor: tf.Tensor) -> Shared:
     return truncate(wide, session.fixed_point.fraction)
 
 
-def scale_by_constants(value: Shared, factors: np.ndarray) -> Shared:
-    """Product with public numbers, as accurate as if they were exact: relative error below 2^-20 of the largest."""
+def scale_by_constants(value: Shared, factors: np.ndarray, bits: int = 20) -> Shared:
+    """Product with public numbers, as whole numbers of so many bits: relative error below 2^-bits of the largest.
+
+    Integers cost nothing but range.
+    """
     largest = float(np.max(np.abs(factors), initial=0.0))
-    bits = int(np.clip(20 - np.ceil(np.log2(max(largest, 2.0**-20))), 1, 40))
-    integers = np.rint(np.asarray(factors, np.float64) * 2.0**bits).astype(np.int64)
+    if largest <= 2.0**20 and np.all(np.equal(factors, np.rint(factors))):
+        whole = np.asarray(np.rint(factors), np.int64)
+        return value.local(lambda share: share * tf.constant(whole, tf.int64))
+    after = int(np.clip(bits - np.ceil(np.log2(max(largest, 2.0**-20))), 1, 40))
+    integers = np.rint(np.asarray(factors, np.float64) * 2.0**after).astype(np.int64)
     wide = value.local(lambda share: share * tf.constant(integers, tf.int64))
-    return truncate(Shared(value.session, wide.pairs, value.fraction + bits), bits)
+    return truncate(Shared(value.session, wide.pairs, value.fraction + after), after)
 
 
 def _broadcast(left: Shared, right: Shared) -> Callable[[tf.Tensor, tf.Tensor], Any]:

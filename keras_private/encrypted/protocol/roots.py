@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_private.encrypted.protocol.comparison import is_negative
 from keras_private.encrypted.protocol.functions import GUARDED, polynomial, with_fraction
 from keras_private.encrypted.protocol.products import multiply
-from keras_private.encrypted.shared import Shared
+from keras_private.encrypted.shared import Shared, add_public
 from keras_private.errors import ConfigurationError
 
 _LARGEST_TOP = 60
@@ -62,7 +62,7 @@ def divided_by_root(numerator: Shared, value: Shared, low: float, high: float) -
         scaled = value
         bits: list[tuple[Shared, int]] = []
         for shift in shifts(top - lowest):
-            bit = is_negative(scaled - 2.0 ** (top - shift - value.fraction))
+            bit = is_negative(add_public(scaled, -(2 ** (top - shift))))
             scaled = scaled + multiply(bit, scaled).times_integer(2**shift - 1)
             bits.append((bit, shift))
         normal = with_fraction(Shared(value.session, scaled.pairs, top), GUARDED)

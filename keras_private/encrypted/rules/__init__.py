@@ -10,8 +10,9 @@ from keras_private.encrypted.rules import (
     pooling,
     scaling,
     shaping,
+    standardizing,
 )
-from keras_private.encrypted.rules.registry import Parameter, Rule, register_rule, rule, rule_of
+from keras_private.encrypted.rules.registry import Parameter, Rule, penalties_of, register_rule, rule, rule_of
 
 __all__ = [
     "Parameter",
@@ -22,10 +23,12 @@ __all__ = [
     "embedding",
     "merging",
     "normalization",
+    "penalties_of",
     "pooling",
     "register_rule",
     "rule",
     "rule_of",
     "scaling",
     "shaping",
+    "standardizing",
 ]

@@ -34,6 +34,7 @@ class Conv2DRule(Rule):
 
     kernel = "conv2d"
     variable = "kernel"
+    regularized = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
 
     def check(self, layer: Any) -> None:
         require_channels_last(layer)
@@ -166,6 +167,7 @@ class DepthwiseConv2DRule(Conv2DRule):
 
     kernel = "depthwise"
     variable = "depthwise_kernel"
+    regularized = {"kernel": "depthwise_regularizer", "bias": "bias_regularizer"}
 
     def check(self, layer: Any) -> None:
         require_channels_last(layer)

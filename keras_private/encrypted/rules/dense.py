@@ -20,6 +20,8 @@ from keras_private.encrypted.shared import Shared, local
 class DenseRule(Rule):
     """x W + b; axes before the last are rows."""
 
+    regularized = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
+
     def check(self, layer: Any) -> None:
         pass
 

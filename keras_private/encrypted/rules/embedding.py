@@ -19,6 +19,8 @@ from keras_private.encrypted.shared import Shared
 class EmbeddingRule(Rule):
     """Its input is a model input, which the owner shares as one-hot rows of integers: no party learns an index."""
 
+    regularized = {"embeddings": "embeddings_regularizer"}
+
     def check(self, layer: Any) -> None:
         if layer.mask_zero:
             raise unsupported(layer, "mask_zero=True", "False")

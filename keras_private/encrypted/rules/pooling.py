@@ -87,6 +87,16 @@ def _check_scaling(layer: Any, what: str, magnitude: float, preflight: Preflight
     preflight.value(layer.name, what, magnitude * 2.0**20)
 
 
+def _moved_by(count: float) -> int:
+    """Bits that the point of a gradient moves when it is divided by `count`: a count of 784 would cost it 9 of 16."""
+    return math.floor(math.log2(count))
+
+
+def _divided(gradient: Shared, factors: np.ndarray, moved: int) -> Shared:
+    """gradient * factors, with `moved` bits more after the point."""
+    return scale_by_constants(gradient, factors * 2.0**moved).scaled_by_power(-moved)
+
+
 @rule(tf.keras.layers.AveragePooling1D, tf.keras.layers.AveragePooling2D)
 class AveragePoolingRule(PoolingRule):
     """Sums are local, the division by a public count costs one truncation. Padding is not counted, as in Keras."""
@@ -108,7 +118,8 @@ class AveragePoolingRule(PoolingRule):
         if not needs_input:
             return [None], {}
         windows, shape = saved
-        each = scale_by_constants(_images(gradients[0], shape), self._factors(windows))
+        factors = self._factors(windows)
+        each = _divided(_images(gradients[0], shape), factors, _moved_by(1 / float(np.max(factors))))
         count = windows.size[0] * windows.size[1]
         spread = each.local(lambda share: tf.repeat(share[:, :, :, None], count, axis=3))
         return [_put_back(spread, windows, shape)], {}
@@ -121,9 +132,8 @@ class AveragePoolingRule(PoolingRule):
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
         _check_scaling(layer, "the scaled gradient", gradient, preflight)
-        # At an edge a window may hold a single element.
-        count = 1 if layer.padding == "same" else math.prod(layer.pool_size)
-        return [gradient * self.overlap(layer) / count]
+        # The point moves at most as far as counts divide.
+        return [gradient * self.overlap(layer)]
 
 
 @rule(tf.keras.layers.MaxPooling1D, tf.keras.layers.MaxPooling2D)
@@ -202,7 +212,7 @@ class GlobalAverageRule(GlobalRule):
         if not needs_input:
             return [None], {}
         count, shape = saved
-        each = scale_by_constants(self._columns(gradients[0]), np.array(1.0 / count))
+        each = _divided(self._columns(gradients[0]), np.array(1.0 / count), _moved_by(count))
         return [each.local(lambda share: tf.reshape(tf.repeat(share[:, None], count, axis=1), shape))], {}
 
     def bounds(self, layer: Any, inputs: list[Range], values: Values, preflight: Preflight) -> list[Range]:
@@ -214,7 +224,8 @@ class GlobalAverageRule(GlobalRule):
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
         _check_scaling(layer, "the scaled gradient", gradient, preflight)
-        return [gradient / min(_positions(layer))]
+        # The point moves at most as far as counts divide.
+        return [gradient]
 
 
 @rule(tf.keras.layers.GlobalMaxPooling1D, tf.keras.layers.GlobalMaxPooling2D)

@@ -59,6 +59,9 @@ class Rule(abc.ABC):
         """The arrays that forward reads, by a name of the rule's own."""
         return {}
 
+    regularized: Mapping[str, str] = {}
+    """For parameters that an L2 penalty may be on: the layer's argument that says so."""
+
     def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
         """Over which axes `bounds` and `backward_bounds` sum the magnitudes of a parameter; () is each element."""
         return [()]
@@ -75,7 +78,9 @@ class Rule(abc.ABC):
     ) -> tuple[list[Shared | None], dict[str, Shared]]:
         """Gradients of the inputs (None where not needed) and of the trainable parameters.
 
-        The latter may have up to twice the fixed point's fraction: the optimizer truncates them once.
+        Those of inputs may have more bits after the point than the fixed point: k bits more for a layer that divides
+        gradients by 2^k or more. Layers before it then see gradients 2^k times as large, and what they return is moved
+        back. Those of parameters may have up to twice the fixed point's fraction: the optimizer truncates them once.
         """
 
     @abc.abstractmethod
@@ -85,11 +90,15 @@ class Rule(abc.ABC):
     def backward_bounds(
         self, layer: Any, inputs: list[Range], gradient: float, values: Values, batch: int, preflight: Preflight
     ) -> list[float]:
-        """Largest magnitudes of the inputs' gradients from that of the output's; parameter gradients are checked."""
+        """Largest magnitudes of the inputs' gradients from that of the output's; parameter gradients are checked.
+
+        Where backward gives an input's gradient k bits more after the point, its magnitude counts 2^k times.
+        """
         return [gradient for _ in inputs]
 
 
 _rules: dict[type, Rule] = {}
+_L2 = (tf.keras.regularizers.L2, tf.keras.regularizers.L1L2)
 
 
 def rule(*layer_classes: type) -> Callable[[type[Rule]], type[Rule]]:
@@ -138,12 +147,22 @@ def rule_of(layer: Any) -> Rule:
         raise unsupported(layer, f"dtype={policy!r}", "float32 or float64")
     if getattr(layer, "activity_regularizer", None) is not None:
         raise unsupported(layer, "activity_regularizer", "None")
-    for name in ("kernel", "bias", "depthwise", "embeddings", "gamma", "beta"):
-        for kind in ("regularizer", "constraint"):
-            if getattr(layer, f"{name}_{kind}", None) is not None:
-                raise unsupported(layer, f"{name}_{kind}", "None")
+    for name, value in vars(layer).items():
+        if name.startswith("_") or not name.endswith(("_regularizer", "_constraint")) or value is None:
+            continue
+        if name not in found.regularized.values():
+            raise unsupported(layer, name, "None")
+        if type(value) not in _L2 or getattr(value, "l1", 0.0):
+            raise unsupported(layer, f"{name}={type(value).__name__}", "keras.regularizers.L2")
     found.check(layer)
     return found
+
+
+def penalties_of(layer: Any, its_rule: Rule) -> dict[str, float]:
+    """The factor of the sum of squares of each parameter that has a regularizer."""
+    chosen = {name: getattr(layer, argument) for name, argument in its_rule.regularized.items()}
+    parameters = its_rule.parameters(layer) if any(each is not None for each in chosen.values()) else {}
+    return {name: float(each.l2) for name, each in chosen.items() if each is not None and name in parameters}
 
 
 def unsupported(layer: Any, argument: str, expected: str) -> UnsupportedLayerError:

@@ -96,10 +96,13 @@ class DropoutRule(Rule):
     """
 
     def check(self, layer: Any) -> None:
-        if not 0 <= layer.rate < 1:
+        if not isinstance(layer.rate, (int, float)) or not 0 <= layer.rate < 1:
             raise unsupported(layer, f"rate={layer.rate}", "0 <= rate < 1")
         if layer.noise_shape is not None:
             raise unsupported(layer, f"noise_shape={layer.noise_shape}", "None")
+        if layer.seed is not None:
+            # The mask comes from the parties' secure generator, which nobody seeds.
+            raise unsupported(layer, f"seed={layer.seed}", "None")
 
     def forward(
         self, layer: Any, inputs: list[Shared], parameters: SharedValues, training: bool

@@ -61,7 +61,9 @@ class MatmulOp : public OpKernel {
                                 y.shape.DebugString(), transpose_a_ ? ", the first transposed" : "",
                                 transpose_b_ ? ", the second transposed" : ""));
     uint64_t* out = nullptr;
-    OP_REQUIRES_OK(context, MaskedOutput(context, x.count + y.count, TensorShape({rows, columns}), &out));
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({rows, columns}, &shape));
+    OP_REQUIRES_OK(context, MaskedOutput(context, x.count + y.count, shape, &out));
     RingProduct product;
     product.rows = rows;
     product.columns = columns;

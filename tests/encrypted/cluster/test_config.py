@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from keras_private import cli
 from keras_private.encrypted.cluster import config
 from keras_private.encrypted.cluster.certificates import Identity
-from keras_private.encrypted.cluster.config import Address, ClusterConfig, init
+from keras_private.encrypted.cluster.config import Address, ClusterConfig, add_client, init
 from keras_private.errors import ConfigurationError
 
 HOSTS, PORTS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"], [7701, 7702, 7703]
@@ -67,6 +68,10 @@ def test_all_or_nothing(tmp_path, monkeypatch):
         ({"clients": ("owner",)}, "two roles"),
         ({"clients": ("server1",)}, "two roles"),
         ({"owners": ("../x",)}, "the name"),
+        ({"clients": ("authority",)}, "the name"),
+        ({"days": 0}, "0 days"),
+        ({"days": float("nan")}, "nan days"),
+        ({"days": 1e9}, "days"),
     ],
 )
 def test_what_cannot_be_a_cluster(tmp_path, change, message):
@@ -113,3 +118,56 @@ def test_no_cluster_file(tmp_path, content):
         ClusterConfig.load(path)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         ClusterConfig.load(tmp_path / "missing.json")
+
+
+def test_a_client_that_comes_later(tmp_path):
+    init(tmp_path, HOSTS, PORTS)
+    before = ClusterConfig.load(tmp_path / "cluster.json")
+    found = add_client(tmp_path, "late", days=5)
+    assert found.clients == ("client", "late") and found == ClusterConfig.load(tmp_path / "cluster.json")
+    assert (found.parties, found.owners, found.fingerprint) == (before.parties, before.owners, before.fingerprint)
+    assert Identity.load(tmp_path / "late", "late").fingerprint == found.fingerprint
+    assert sorted(path.name for path in (tmp_path / "late").iterdir()) == ["ca.crt", "late.crt", "late.key"]
+
+
+@pytest.mark.parametrize("name", ["client", "owner", "server0", "authority", "ca", "../x", ""])
+def test_a_name_that_cannot_be_added(tmp_path, name):
+    init(tmp_path, HOSTS, PORTS)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match="name"):
+        add_client(tmp_path, name)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_adding_is_all_or_nothing(tmp_path, monkeypatch):
+    init(tmp_path, HOSTS, PORTS)
+    before = {path.name for path in tmp_path.iterdir()}, (tmp_path / "cluster.json").read_bytes()
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(config.ClusterConfig, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        add_client(tmp_path, "late")
+    assert before == ({path.name for path in tmp_path.iterdir()}, (tmp_path / "cluster.json").read_bytes())
+
+
+def test_an_authority_of_another_cluster_adds_nobody(tmp_path):
+    init(tmp_path / "one", HOSTS, PORTS)
+    init(tmp_path / "other", HOSTS, PORTS)
+    (tmp_path / "other" / "cluster.json").replace(tmp_path / "one" / "cluster.json")
+    with pytest.raises(ConfigurationError, match="is not that of"):
+        add_client(tmp_path / "one", "late")
+    assert not (tmp_path / "one" / "late").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    place = tmp_path / "cluster"
+    command = ["cluster", "init", str(place), "--hosts", *HOSTS, "--clients", "alice", "bob", "--days", "3"]
+    assert cli.main(command) == 0
+    assert str(place / "alice") in capsys.readouterr().out
+    found = ClusterConfig.load(place / "cluster.json")
+    assert found.clients == ("alice", "bob") and [each.host for each in found.parties] == HOSTS
+    assert Identity.load(place / "bob", "bob").fingerprint == found.fingerprint
+    assert cli.main(command) == 2
+    assert "holds a cluster" in capsys.readouterr().err
