@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_private.encrypted import layers
     from keras_private.encrypted.client import Client
     from keras_private.encrypted.cluster.cluster import Cluster
+    from keras_private.encrypted.encryption import PrivateTensor, encrypt
     from keras_private.encrypted.model import EncryptedModel
     from keras_private.encrypted.serving import serve
 
@@ -32,8 +33,10 @@ __all__ = [
     "EncryptedModel",
     "PoissonSampler",
     "PrivacyBudget",
+    "PrivateTensor",
     "__version__",
     "dp",
+    "encrypt",
     "encrypted",
     "errors",
     "fix",
@@ -50,6 +53,8 @@ _HOME = {
     "EncryptedModel": "keras_private.encrypted.model",
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
+    "PrivateTensor": "keras_private.encrypted.encryption",
+    "encrypt": "keras_private.encrypted.encryption",
     "fix": "keras_private.dp.validation",
     "make_private": "keras_private.dp.model",
     "serve": "keras_private.encrypted.serving",

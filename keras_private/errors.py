@@ -87,3 +87,15 @@ class RandomnessError(PrivacyError, RuntimeError):
 
 class TransportError(PrivacyError, ConnectionError):
     """A connection between processes broke, came too late, or brought what was not expected."""
+
+
+class AccessError(PrivacyError, PermissionError):
+    """A value was to be opened to somebody who is none of its readers."""
+
+
+class ExposureError(PrivacyError, TypeError):
+    """A secret was to be printed, copied, written down, or turned into a public number."""
+
+
+class ClientDataError(PrivacyError, ValueError):
+    """A client's data are missing, damaged, or of another form than those of the other clients."""

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from keras_private.encrypted.cluster.cluster import Cluster, at_all
-from keras_private.encrypted.cluster.sharing import encoded, one_hot, opened, share_out
+from keras_private.encrypted.cluster.sharing import one_hot
 from keras_private.encrypted.cluster.wire import Wire, arrays_of
+from keras_private.encrypted.encryption import PrivateTensor
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.errors import ConfigurationError, EncodingError, PartiesError, PrivacyError
 
@@ -117,9 +118,9 @@ class Client:
             )
         return str(names[0])
 
-    def _ask(self, facts: dict[str, Any], arrays: list[np.ndarray], deadline: float) -> list[np.ndarray]:
+    def _ask(self, facts: dict[str, Any], arrays: list[PrivateTensor], deadline: float) -> list[np.ndarray]:
         rows = len(arrays[0])
-        shares = [share_out(array) for array in arrays]
+        shares = [array.share(self.cluster).hand_out() for array in arrays]
         key = secrets.token_hex(16)
         call = {
             "call": "predict",
@@ -143,10 +144,11 @@ class Client:
                 # It may have been published anew.
                 self._model = None
             raise
-        return [
-            _after(facts["last"], opened([reply[place] for reply in replies], fraction))
-            for place, (_, fraction) in enumerate(facts["outputs"])
-        ]
+        found = []
+        for place, (_, fraction) in enumerate(facts["outputs"]):
+            result = PrivateTensor.of_summands([reply[place] for reply in replies], fraction, name=self.name)
+            found.append(_after(facts["last"], result.reveal()))
+        return found
 
     def _call(
         self, party: str, facts: dict[str, Any], arrays: list[np.ndarray], deadline: float
@@ -165,8 +167,8 @@ class Client:
                 wire.close()
         return frame.facts, frame.payload
 
-    def _checked(self, x: Any, facts: dict[str, Any]) -> list[np.ndarray]:
-        """The inputs, as ring elements."""
+    def _checked(self, x: Any, facts: dict[str, Any]) -> list[PrivateTensor]:
+        """The inputs, encoded."""
         given = list(x) if isinstance(x, (list, tuple)) and len(facts["inputs"]) > 1 else [x]
         if len(given) != len(facts["inputs"]):
             raise ConfigurationError(
@@ -174,7 +176,7 @@ class Client:
                 expected=f"{len(facts['inputs'])}, one for each of the model's",
                 remedy="check x",
             )
-        found = []
+        found: list[PrivateTensor] = []
         fixed_point = FixedPoint(facts["fraction"], facts["integer"])
         for place, (each, (shape, depth, _), (low, high)) in enumerate(
             zip(given, facts["inputs"], facts["input_ranges"])
@@ -196,7 +198,7 @@ class Client:
                         expected=f"integers from 0 to {depth - 1}",
                         remedy="check them",
                     )
-                found.append(one_hot(array, depth))
+                found.append(PrivateTensor(one_hot(array, depth), bound=1, name=self.name).fix_precision(0))
                 continue
             least, greatest = float(np.min(array)), float(np.max(array))
             # A NaN makes both comparisons false.
@@ -206,7 +208,8 @@ class Client:
                     expected=f"finite numbers in the model's declared range [{low:.6g}, {high:.6g}]",
                     remedy="scale or clean the data",
                 )
-            found.append(encoded(array, fixed_point, name))
+            bound = min(max(abs(low), abs(high), fixed_point.unit), fixed_point.input_bound)
+            found.append(PrivateTensor(array, bound=bound, name=self.name).fix_precision(fixed_point.fraction))
         if len({len(each) for each in found}) != 1:
             raise ConfigurationError(
                 f"numbers of rows: {[len(each) for each in found]}", expected="the same of all inputs", remedy="check x"

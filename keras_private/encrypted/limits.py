@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -134,6 +135,19 @@ class Assumptions:
 def largest_label(rows: Rows) -> float:
     """The largest magnitude."""
     return max(float(np.max(np.abs(block.labels))) for block in rows.blocks if block.labels is not None)
+
+
+def checked_growth(value: Any) -> float | None:
+    """The argument weight_growth.
+
+    Raises:
+        ConfigurationError: It is no number of at least 1.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1:
+        raise ConfigurationError(f"weight_growth={value!r}", expected="a number of at least 1", remedy="leave it out")
+    return float(value)
 
 
 def check_split(rows: Rows, validation: Rows) -> None:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_private._backends.keras_rates import current_rate
+from keras_private.chain import PrivateTensor
 from keras_private.encrypted import data, inspection, saving, storing
+from keras_private.encrypted.compiling import REVEAL, Compiled, compiled
 from keras_private.encrypted.cost import Cost
+from keras_private.encrypted.encryption import chains_of
+from keras_private.encrypted.fitting import Fitting, callback_list
 from keras_private.encrypted.fixed_point import FixedPoint
-from keras_private.encrypted.limits import Assumptions, check_split
-from keras_private.encrypted.losses import Loss, loss_of
+from keras_private.encrypted.limits import Assumptions, check_split, checked_growth
 from keras_private.encrypted.lowering import lower
-from keras_private.encrypted.optimizers import SGD, update_rule
 from keras_private.encrypted.parties import EMBEDDED, parties_named
-from keras_private.encrypted.ranges import Preflight, declared_ranges
+from keras_private.encrypted.ranges import declared_ranges
 from keras_private.encrypted.steps import MODEL_OWNER, Steps
 from keras_private.encrypted.variables import SharedVariable
-from keras_private.errors import ConfigurationError, EncodingError
+from keras_private.errors import ConfigurationError
 
 DEFAULT_RANGE = (-10.0, 10.0)
-REVEAL = ("loss", "metrics")
 
 
 class EncryptedModel:
@@ -79,7 +79,7 @@ class EncryptedModel:
         self.model = model
         self.parties = parties
         self.input_ranges = declared_ranges(input_range, len(self.program.inputs))
-        self.weight_growth = _growth(weight_growth)
+        self.weight_growth = checked_growth(weight_growth)
         self._values = {name: parameter.value for name, parameter in self.program.parameters.items()}
         self.program.check_ranges(self.fixed_point, self.input_ranges, self._values)
         self._limits = Assumptions(self.program, self.fixed_point, self.input_ranges, self._values, self.weight_growth)
@@ -93,10 +93,7 @@ class EncryptedModel:
         self.stop_training = False
         self.history: Any = None
         self._service: Any = None
-        self._loss: Loss | None = None
-        self._rule: SGD | None = None
-        self._accuracy = ""
-        self._slots: dict[str, dict[str, SharedVariable]] = {}
+        self._compiled: Compiled | None = None
         self._train_counter, self._test_counter = (tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(2))
 
     def share_weights(self) -> None:
@@ -134,27 +131,9 @@ class EncryptedModel:
         Raises:
             ConfigurationError: An argument has no rule on shares.
         """
-        found = tf.keras.optimizers.get(optimizer)
-        rule = update_rule(found)
-        rule.check(found)
-        unknown = set(reveal) - set(REVEAL)
-        if unknown or isinstance(reveal, str):
-            raise ConfigurationError(
-                f"reveal={reveal!r}", expected=f"a subset of {REVEAL}", remedy="name what is opened"
-            )
-        if len(self.program.outputs) != 1:
-            raise ConfigurationError("a model of several outputs", expected="one output", remedy="train one of them")
-        on_shares = loss_of(loss, self.program.last)
-        names = [metrics] if isinstance(metrics, str) else list(metrics or [])
-        known = on_shares.metrics(int(self.model.output_shape[-1]))
-        if len(names) > 1 or any(each not in known for each in names):
-            raise ConfigurationError(
-                f"metrics={metrics!r}", expected=f"one of {known}, or none", remedy="leave out others"
-            )
-        self.optimizer, self.loss, self._loss, self._rule = found, loss, on_shares, rule
-        self._accuracy = names[0] if names else ""
-        self.reveal = tuple(each for each in REVEAL if each in reveal)
-        self._slots = {name: rule.slots(name, self._values[name].shape) for name in self.program.trainable}
+        found = compiled(self.program, self.model.output_shape, self._values, optimizer, loss, metrics, reveal)
+        self._compiled = found
+        self.optimizer, self.loss, self.reveal = found.optimizer, loss, found.reveal
         self.steps.forget("train")
         self.steps.forget("evaluate")
 
@@ -195,7 +174,7 @@ class EncryptedModel:
                 limits, and those of the epoch before are kept.
             OverflowPreflightError: Some number could leave the ring in training.
         """
-        loss, rule = self._compiled()
+        fitting = self._fitting()
         batch_size = _positive(batch_size, "batch_size")
         self.program.check_training()
         rows = self._read(x, y, labelled=True)
@@ -209,41 +188,22 @@ class EncryptedModel:
                 )
             rows, validation = rows.split(validation_split)
             check_split(rows, validation)
-        preflight, limits = self._limits.training(loss, min(batch_size, rows.rows), rows, self._wants())
+        loss, wants = fitting.compiled.loss, fitting.compiled.wants
+        preflight, limits = self._limits.training(loss, min(batch_size, rows.rows), rows, wants)
         if validation is not None:
-            self._limits.evaluation(loss, min(batch_size, validation.rows), validation, self._wants(), trained=True)
+            self._limits.evaluation(loss, min(batch_size, validation.rows), validation, wants, trained=True)
         verbose = 1 if verbose == "auto" else int(verbose)
-        follow = _callbacks(callbacks, self, verbose, epochs, rows.steps(batch_size))
+        follow = callback_list(callbacks, self, verbose, epochs, rows.steps(batch_size))
         self.stop_training = False
         follow.on_train_begin()
         self._trained = True
         logs: dict[str, float] = {}
         for epoch in range(initial_epoch, epochs):
-            before, taken = self._everything(), int(self.optimizer.iterations)
-            follow.on_epoch_begin(epoch)
-            self.steps.clear_totals()
-            for step, batch in enumerate(rows.batches(batch_size, shuffle)):
-                follow.on_train_batch_begin(step)
-                self._train_batch(batch, loss, rule, preflight)
-                follow.on_train_batch_end(step, {})
-            try:
-                exceeded = self.steps.weights_exceed(limits)
-            except BaseException:
-                # What was not checked is not kept.
-                self._put(before)
-                self.optimizer.iterations.assign(taken)
-                raise
-            if exceeded:
-                self._put(before)
-                self.optimizer.iterations.assign(taken)
-                raise EncodingError(
-                    f"weights have grown past what the overflow preflight assumed, in epoch {epoch + 1}",
-                    expected="weights within a multiple of their first size; the epoch is undone",
-                    remedy="use a smaller learning rate, or leave room: a narrower input_range, a smaller batch",
-                )
-            logs = self._opened(rows.rows)
+            logs = fitting.epoch(
+                epoch, rows, batch_size, shuffle, preflight, limits, follow, lambda: self._train_counter.assign_add(1)
+            )
             if validation is not None:
-                logs.update({f"val_{name}": value for name, value in self._evaluated(validation, batch_size).items()})
+                logs.update({f"val_{name}": value for name, value in fitting.evaluate(validation, batch_size).items()})
             follow.on_epoch_end(epoch, logs)
             if self.stop_training:
                 break
@@ -259,16 +219,17 @@ class EncryptedModel:
             ConfigurationError: The data does not fit, nothing is revealed, or compile was not called.
             EncodingError: A value is NaN or out of range.
         """
-        self._compiled()
-        if not self._wants():
+        fitting = self._fitting()
+        if not fitting.compiled.wants:
             raise ConfigurationError(
                 "an evaluation of which nothing is opened",
                 expected="'loss' or 'metrics' in reveal",
                 remedy="compile so",
             )
         rows, size = self._read(x, y, labelled=True), _positive(batch_size, "batch_size")
-        self._limits.evaluation(self._compiled()[0], min(size, rows.rows), rows, self._wants(), self._trained)
-        logs = self._evaluated(rows, size)
+        found = fitting.compiled
+        self._limits.evaluation(found.loss, min(size, rows.rows), rows, found.wants, self._trained)
+        logs = fitting.evaluate(rows, size)
         if verbose not in (0, "0"):
             print(" - ".join(f"{name}: {value:.4f}" for name, value in logs.items()))
         if return_dict:
@@ -287,7 +248,7 @@ class EncryptedModel:
             EncodingError: A value is NaN or out of range.
         """
         rows = self._read(x, None, labelled=False)
-        follow = _callbacks(
+        follow = callback_list(
             None, self, 0 if verbose in (0, "0") else 1, 1, rows.steps(_positive(batch_size, "batch_size"))
         )
         follow.on_predict_begin()
@@ -362,8 +323,18 @@ class EncryptedModel:
 
     def shared_variables(self) -> dict[str, SharedVariable]:
         """Everything that is kept as shares between steps, by name."""
-        slots = {f"{name}/{kind}": slot for name, each in self._slots.items() for kind, slot in each.items()}
+        kept = self._compiled.slots if self._compiled is not None else {}
+        slots = {f"{name}/{kind}": slot for name, each in kept.items() for kind, slot in each.items()}
         return {**self.steps.weights, **slots}
+
+    @property
+    def private_weights(self) -> dict[str, PrivateTensor]:
+        """The weights of now as chains whose pointers lead to the embedded parties, by name; nothing is opened.
+
+        Each party's pair is copied within that party. "model_owner" owns and reads them. The bound of first weights is
+        the power of two above them, which training tells the parties too; of trained ones only that they fit the ring.
+        """
+        return chains_of(self.steps.weights, self.parties, MODEL_OWNER, {} if self._trained else self._values)
 
     def cost(self, batch_size: int = 32, training: bool = True) -> Cost:
         """Bytes and rounds of one step, counted on its traced graph; print it for a table by layer.
@@ -420,22 +391,16 @@ class EncryptedModel:
             )
 
     @property
-    def _positions(self) -> int:
-        """Of each row, over which the loss is averaged as over rows: the axes between the first and the last."""
-        return math.prod(self.model.output_shape[1:-1])
-
-    @property
     def metric_names(self) -> list[str]:
-        return [self._accuracy] if self._accuracy else []
+        return [self._compiled.accuracy] if self._compiled is not None and self._compiled.accuracy else []
 
     def traced_training(self, batch: data.Batch) -> Any:
         """The function of one training step, as fit would run it with the learning rate of now."""
-        loss, rule = self._compiled()
+        fitting = self._fitting()
         self.program.check_training()
-        preflight, _ = self._limits.training(loss, batch.rows, data.Rows([batch]), self._wants())
-        rule = rule.of_rows(batch.rows * self._positions)
-        factor = rule.factor(current_rate(self.optimizer), batch.rows * self._positions)
-        return self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)[0]
+        found = fitting.compiled
+        preflight, _ = self._limits.training(found.loss, batch.rows, data.Rows([batch]), found.wants)
+        return fitting.traced(batch, preflight)[0]
 
     def read_rows(self, x: Any) -> data.Rows:
         """Inputs as predict takes them, checked."""
@@ -450,9 +415,9 @@ class EncryptedModel:
                 continue
             if block.labels is None:
                 raise ConfigurationError("no labels", expected="y", remedy="give labels")
-            if self._loss is not None:
+            if self._compiled is not None:
                 outputs = tuple(self.model.output_shape)
-                rows.blocks[place] = block.with_labels(self._loss.labels(block.labels, outputs))
+                rows.blocks[place] = block.with_labels(self._compiled.loss.labels(block.labels, outputs))
         return rows
 
     def _validation(self, given: Any) -> data.Rows | None:
@@ -464,67 +429,12 @@ class EncryptedModel:
             raise ConfigurationError("validation_data", expected="(x, y) or a Dataset", remedy="give a pair")
         return self._read(given[0], given[1], labelled=True)
 
-    def _compiled(self) -> tuple[Loss, SGD]:
-        if self._loss is None or self._rule is None:
+    def _fitting(self) -> Fitting:
+        if self._compiled is None:
             raise ConfigurationError("the model was not compiled", expected="compile(...) first", remedy="call compile")
-        return self._loss, self._rule
-
-    def _wants(self) -> tuple[str, ...]:
-        wants = ("loss",) if "loss" in self.reveal else ()
-        return (*wants, "correct") if "metrics" in self.reveal and self._accuracy else wants
-
-    def _train_batch(self, batch: data.Batch, loss: Loss, rule: SGD, preflight: Preflight) -> None:
-        rate = current_rate(self.optimizer)
-        rule = rule.of_rows(batch.rows * self._positions)
-        factor = rule.factor(rate, batch.rows * self._positions)
-        if not (math.isfinite(factor) and factor >= 0):
-            raise ConfigurationError(f"the learning rate {rate}", expected="finite, not negative", remedy="set it")
-        step, scale = self.steps.train(batch, loss, self._wants(), rule, self._slots, preflight.gradients, factor)
-        public = rule.public(scale.whole(factor), int(self.optimizer.iterations) + 1)
-        step(batch.inputs_as_tensors(), tf.constant(batch.labels), tf.constant(public, tf.int64))
-        self.optimizer.iterations.assign_add(1)
-        self._train_counter.assign_add(1)
-
-    def _evaluated(self, rows: data.Rows, batch_size: int) -> dict[str, float]:
-        loss, _ = self._compiled()
-        wants = self._wants()
-        if not wants:
-            return {}
-        self.steps.clear_totals()
-        for batch in rows.batches(batch_size, shuffle=False):
-            self.steps.evaluate(batch, loss, wants)(batch.inputs_as_tensors(), tf.constant(batch.labels))
-        return self._opened(rows.rows)
-
-    def _opened(self, rows: int) -> dict[str, float]:
-        wants = self._wants()
-        if not wants:
-            return {}
-        totals = self.steps.open_totals(wants)
-        names = {"loss": "loss", "correct": self._accuracy}
-        return {names[each]: totals[each] / (rows * self._positions) for each in wants}
-
-    def _everything(self) -> Mapping[SharedVariable, Any]:
-        return {variable: variable.shares() for variable in self.shared_variables().values()}
-
-    def _put(self, kept: Mapping[SharedVariable, Any]) -> None:
-        for variable, shares in kept.items():
-            variable.put(shares)
-
-
-def _callbacks(callbacks: Any, model: EncryptedModel, verbose: int, epochs: int, steps: int) -> Any:
-    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
-        return callbacks
-    return tf.keras.callbacks.CallbackList(
-        callbacks, add_history=True, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=steps
-    )
-
-
-def _growth(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1:
-        raise ConfigurationError(f"weight_growth={value!r}", expected="a number of at least 1", remedy="leave it out")
-    return float(value)
+        # The loss is averaged over the axes between the first and the last as over rows.
+        positions = math.prod(self.model.output_shape[1:-1])
+        return Fitting(self.steps, self._compiled, positions, self.shared_variables())
 
 
 def _positive(value: Any, name: str) -> int:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from keras_private.encrypted.cluster.cluster import Cluster, at_all
 from keras_private.encrypted.cluster.descriptions import BATCHES, Description, check_batches, trace
-from keras_private.encrypted.cluster.sharing import encoded, share_out
 from keras_private.encrypted.cluster.wire import Wire
+from keras_private.encrypted.encryption import PrivateTensor
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.kernels import choose
 from keras_private.encrypted.lowering import lower
@@ -92,7 +94,7 @@ class Service:
             replies = at_all(parties, lambda party: self._wires[party].call(prepare, deadline=deadline).facts)
             expected.join()
             self._compare(dict(zip(parties, replies)))
-            shares = [share_out(encoded(value, self._fixed_point, key)) for key, value in self._values.items()]
+            shares = [self._private(value).share(self.cluster).hand_out() for value in self._values.values()]
             # The first party gathers requests: it comes last.
             for place, party in reversed(list(enumerate(parties))):
                 arrays = [share for each in shares for share in each[place]]
@@ -101,6 +103,10 @@ class Service:
         except BaseException:
             self.stop()
             raise
+
+    def _private(self, weights: np.ndarray) -> PrivateTensor:
+        private = PrivateTensor(weights, bound=self._fixed_point.input_bound, name=self.owner)
+        return private.fix_precision(self._fixed_point.fraction)
 
     def _trace(self) -> None:
         try:

@@ -100,6 +100,8 @@ class Cluster:
         try:
             for _ in range(3):
                 found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                # Its connections inherit this: a party that is started again finds its port free of them.
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 found.bind((_LOCAL, 0))
                 # Refuses nobody while the process starts.
                 found.listen(64)

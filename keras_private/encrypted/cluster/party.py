@@ -17,13 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_private.encrypted.cluster.certificates import Identity, peer_name, server_context
-from keras_private.encrypted.cluster.config import ClusterConfig
+from keras_private.encrypted.cluster.config import ClusterConfig, check_fingerprint
 from keras_private.encrypted.cluster.descriptions import Description
 from keras_private.encrypted.cluster.links import Links
 from keras_private.encrypted.cluster.publications import Publication, Publications
 from keras_private.encrypted.cluster.requests import Board, Request
 from keras_private.encrypted.cluster.running import Arrivals
 from keras_private.encrypted.cluster.scheduling import Scheduler
+from keras_private.encrypted.cluster.vault import Tenant, Vault
 from keras_private.encrypted.cluster.wire import REFUSAL, REPLY, Frame, Header, Wire, arrays_of, refusal
 from keras_private.errors import ConfigurationError, PartiesError, PrivacyError, TransportError
 
@@ -66,13 +67,15 @@ class Party:
         names = [each.name for each in config.parties]
         if self.name not in names:
             raise ConfigurationError(f"{self.name!r} is no party", expected=f"one of {names}", remedy="name one")
+        check_fingerprint(config, identity)
         self.place = names.index(self.name)
         self.next, self.leader = names[(self.place + 1) % 3], names[0]
         self.seconds = seconds
         self.publications = Publications()
-        self.arrivals = Arrivals(self.publications.largest_frame)
-        self.board = Board(self._checked)
+        self.arrivals = Arrivals(lambda: max(self.publications.largest_frame(), self.vault.largest_frame()))
+        self.board = Board(self._checked, self._give_up)
         self.links = Links(config, identity, self._on_data, self._on_notice, self._limit, self._on_loss)
+        self.vault = Vault(self.name, self.links, self.arrivals, self.tell, seconds)
         self.scheduler = (
             Scheduler(self.links.others, self._largest, self._lead, delay, at_once)
             if self.name == self.leader
@@ -112,6 +115,7 @@ class Party:
             wire.close()
         for publication in self.publications.all():
             self.publications.remove(publication)
+        self.vault.close()
 
     def _admit(self, plain: socket.socket, address: Any) -> None:
         try:
@@ -146,6 +150,7 @@ class Party:
         self.arrivals.fail_all(f"{party} is gone ({reason})")
         self.links.renew(party)
         self.board.fail_all(_gone(party, reason))
+        self.vault.on_loss(_gone(party, reason))
 
     def _on_notice(self, party: str, facts: dict[str, Any]) -> None:
         kind = facts.get("notice")
@@ -167,7 +172,7 @@ class Party:
             )
         elif kind == "broken":
             self.arrivals.fail(bytes.fromhex(facts["key"]), f"{party}: {facts['problem']}")
-        else:
+        elif not self.vault.on_notice(party, facts):
             raise TransportError(
                 f"{party} sent the notice {kind!r}", expected="one it may send", remedy="check versions"
             )
@@ -303,6 +308,7 @@ class _Conversation:
     def __init__(self, party: Party, wire: Wire) -> None:
         self.party, self.wire = party, wire
         self._published: list[Publication] = []
+        self._tenant = Tenant(wire.peer)
 
     def hold(self) -> None:
         """Until the connection ends; models that were published over it are withdrawn then."""
@@ -330,13 +336,15 @@ class _Conversation:
         finally:
             for publication in self._published:
                 self._withdraw(publication)
+            self.party.vault.leave(self._tenant)
 
     def _limit(self) -> int:
         """The most bytes of tensors that this peer may send in one call."""
         config, peer = self.party.config, self.wire.peer
         if peer in config.owners:
             return _OWNER_LIMIT
-        return self.party.publications.largest_request() if peer in config.clients else 0
+        most = max(self.party.publications.largest_request(), self.party.vault.room)
+        return most if peer in config.clients else 0
 
     def _calls(self) -> dict[str, Callable[[Frame], tuple[dict[str, Any], Sequence[np.ndarray]] | None]]:
         """What this peer may call."""
@@ -349,7 +357,7 @@ class _Conversation:
         if peer in config.owners:
             calls.update({"prepare": self._prepare, "weights": self._weights, "program": self._program})
         if peer in config.clients:
-            calls.update({"predict": self._predict})
+            calls.update({"predict": self._predict, **self.party.vault.calls(self._tenant)})
         return calls
 
     def _link(self, frame: Frame) -> None:

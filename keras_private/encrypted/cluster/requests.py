@@ -84,10 +84,15 @@ class Board:
 
     Args:
         on_checked: Called with each request that is here and checked.
+        on_unequal: Called with the key of one that is not, and the error to give it up with; by default `fail`.
     """
 
-    def __init__(self, on_checked: Callable[[Request], None]) -> None:
-        self._on_checked = on_checked
+    def __init__(
+        self,
+        on_checked: Callable[[Request], None],
+        on_unequal: Callable[[bytes, PrivacyError], Any] | None = None,
+    ) -> None:
+        self._on_checked, self._on_unequal = on_checked, on_unequal or self.fail
         self._lock = threading.Lock()
         self._requests: dict[bytes, Request] = {}
         self._digests: dict[bytes, tuple[str, bytes]] = {}
@@ -127,7 +132,7 @@ class Board:
 
     def _check(self, request: Request, client: str, digest: bytes) -> None:
         if client != request.client or not hmac.compare_digest(digest, request.digest(0)):
-            self.fail(
+            self._on_unequal(
                 request.key,
                 TransportError(
                     "two parties were given different shares of one request",

@@ -12,16 +12,24 @@ from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.random import SecureSource, secure_source
 
 
+def split(encoded: np.ndarray, count: int, source: SecureSource | None = None) -> list[np.ndarray]:
+    """int64 ring elements as `count` summands: all but the last come from the secure source."""
+    source = source or secure_source()
+    parts = [source.uniform_full(list(encoded.shape), tf.int64).numpy() for _ in range(count - 1)]
+    last = np.array(encoded, np.int64)
+    for part in parts:
+        # In place: of a scalar too, where the sum would warn of what modular arithmetic wants.
+        np.subtract(last, part, out=last)
+    return [*parts, last]
+
+
 def share_out(encoded: np.ndarray, source: SecureSource | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     """int64 ring elements as three pairs, the i-th for party i: (x_i, x_{i+1}) of x = x_0 + x_1 + x_2.
 
     Each pair alone is uniform and independent of x: x_0 and x_1 come from the secure source (Mohassel and Rindal 2018,
     section 3.2.2).
     """
-    source = source or secure_source()
-    first, second = (source.uniform_full(list(encoded.shape), tf.int64).numpy() for _ in range(2))
-    with np.errstate(over="ignore"):
-        parts = [first, second, encoded - first - second]
+    parts = split(encoded, 3, source)
     return [(parts[party], parts[(party + 1) % 3]) for party in range(3)]
 
 
@@ -39,9 +47,14 @@ def one_hot(indices: np.ndarray, depth: int) -> np.ndarray:
     return (np.asarray(indices, np.int64)[..., None] == np.arange(depth)).astype(np.int64)
 
 
-def opened(summands: Sequence[np.ndarray], fraction: int) -> np.ndarray:
-    """float64 numbers of the three parties' summands."""
-    total = summands[0].copy()
+def joined(summands: Sequence[np.ndarray]) -> np.ndarray:
+    """The ring elements of all their summands."""
+    total = np.array(summands[0], np.int64)
     for summand in summands[1:]:
-        total += summand
-    return total.astype(np.float64) * 2.0**-fraction
+        np.add(total, summand, out=total)
+    return total
+
+
+def decoded(ring: np.ndarray, fraction: int) -> np.ndarray:
+    """float64 numbers of ring elements."""
+    return np.asarray(ring).astype(np.float64) * 2.0**-fraction

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ class Conv2DRule(Rule):
 
     kernel = "conv2d"
     variable = "kernel"
-    regularized = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
+    regularized: ClassVar[Mapping[str, str]] = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
 
     def check(self, layer: Any) -> None:
         require_channels_last(layer)
@@ -167,7 +168,7 @@ class DepthwiseConv2DRule(Conv2DRule):
 
     kernel = "depthwise"
     variable = "depthwise_kernel"
-    regularized = {"kernel": "depthwise_regularizer", "bias": "bias_regularizer"}
+    regularized: ClassVar[Mapping[str, str]] = {"kernel": "depthwise_regularizer", "bias": "bias_regularizer"}
 
     def check(self, layer: Any) -> None:
         require_channels_last(layer)

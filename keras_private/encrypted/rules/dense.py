@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ from keras_private.encrypted.shared import Shared, local
 class DenseRule(Rule):
     """x W + b; axes before the last are rows."""
 
-    regularized = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
+    regularized: ClassVar[Mapping[str, str]] = {"kernel": "kernel_regularizer", "bias": "bias_regularizer"}
 
     def check(self, layer: Any) -> None:
         pass

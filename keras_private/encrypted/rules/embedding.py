@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -19,7 +20,7 @@ from keras_private.encrypted.shared import Shared
 class EmbeddingRule(Rule):
     """Its input is a model input, which the owner shares as one-hot rows of integers: no party learns an index."""
 
-    regularized = {"embeddings": "embeddings_regularizer"}
+    regularized: ClassVar[Mapping[str, str]] = {"embeddings": "embeddings_regularizer"}
 
     def check(self, layer: Any) -> None:
         if layer.mask_zero:

@@ -31,7 +31,7 @@ class BatchNormalizationRule(Rule):
             return ""
         return (
             "means and variances of a batch are not computed on shares: set layer.trainable = False, which keeps "
-            "its moving statistics, scale and offset fixed, or replace it by GroupNormalization: keras_private.fix(model)"
+            "its moving statistics, scale and offset fixed, or put GroupNormalization there: keras_private.fix(model)"
         )
 
     def parameters(self, layer: Any) -> dict[str, Parameter]:

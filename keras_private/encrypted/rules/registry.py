@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -59,7 +59,7 @@ class Rule(abc.ABC):
         """The arrays that forward reads, by a name of the rule's own."""
         return {}
 
-    regularized: Mapping[str, str] = {}
+    regularized: ClassVar[Mapping[str, str]] = {}
     """For parameters that an L2 penalty may be on: the layer's argument that says so."""
 
     def summed_axes(self, layer: Any, name: str) -> list[tuple[int, ...]]:
@@ -152,7 +152,7 @@ def rule_of(layer: Any) -> Rule:
             continue
         if name not in found.regularized.values():
             raise unsupported(layer, name, "None")
-        if type(value) not in _L2 or getattr(value, "l1", 0.0):
+        if type(value) not in _L2 or getattr(value, "l1", False):
             raise unsupported(layer, f"{name}={type(value).__name__}", "keras.regularizers.L2")
     found.check(layer)
     return found

@@ -6,7 +6,8 @@ import abc
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,8 @@ from keras_private.encrypted.rules.registry import (
 from keras_private.encrypted.shared import Shared, concat, local, stack, zeros
 
 LARGEST_GRADIENT = 64.0
-"""Elements of a row's gradient of the inputs beyond this count as this.
+"""Elements of a row's gradient of the inputs beyond this count as this; where averages after the layer divide the
+gradient, elements of the undivided one.
 
 Interval arithmetic cannot see that a normalized row has few large elements: from layer to layer its bounds on gradients
 would grow by the root of the number of elements over that of epsilon, thousandfold, and admit one such layer alone.
@@ -85,7 +87,7 @@ class StandardizingRule(Rule):
     LARGEST_GRADIENT; gamma gets the sum of g z and beta that of g.
     """
 
-    regularized = {"gamma": "gamma_regularizer", "beta": "beta_regularizer"}
+    regularized: ClassVar[Mapping[str, str]] = {"gamma": "gamma_regularizer", "beta": "beta_regularizer"}
 
     @abc.abstractmethod
     def groups(self, layer: Any, shape: Any) -> Groups:
@@ -107,9 +109,7 @@ class StandardizingRule(Rule):
         shape, fraction = inputs[0].shape, inputs[0].fraction
         groups = self.groups(layer, shape)
         x = inputs[0].local(functools.partial(tf.reshape, shape=groups.shape))
-        mean = scale_by_constants(
-            reduce_sum(x, [1, 3], keepdims=True), np.array(1.0 / groups.count), bits=_MEAN_BITS
-        )
+        mean = scale_by_constants(reduce_sum(x, [1, 3], keepdims=True), np.array(1.0 / groups.count), bits=_MEAN_BITS)
         centred = local(tf.subtract, x, mean)
         inverse = self._inverse_deviation(centred, groups.count, float(layer.epsilon))
         factor = multiply(inverse, _channels(parameters["gamma"], groups)) if layer.scale else inverse
