@@ -17,7 +17,7 @@ from keras_private.chain import Form, Pair, Runtime, Stored
 from keras_private.encrypted.custody import Shelf, source_history
 from keras_private.encrypted.kernels import choose
 from keras_private.encrypted.operations import OPEN, Call
-from keras_private.encrypted.parties import EMBEDDED, EmbeddedParties, parties_named
+from keras_private.encrypted.parties import EmbeddedParties, parties_named
 from keras_private.random import secure_source
 
 _KEPT = 128
@@ -129,6 +129,6 @@ class EmbeddedRuntime(Runtime):
 
 
 @functools.cache
-def shelves_of(parties: str = EMBEDDED) -> EmbeddedShelves:
+def shelves_of(parties: str) -> EmbeddedShelves:
     """Of the embedded parties of that name, made at the first call."""
     return EmbeddedShelves(parties_named(parties))

@@ -22,6 +22,7 @@ from keras_private.encrypted.cluster.sharing import decoded, encoded, joined, sh
 from keras_private.encrypted.embedded import EmbeddedRuntime, shelves_of
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.operations import VALUE_BITS
+from keras_private.encrypted.parties import EMBEDDED
 from keras_private.encrypted.variables import SharedVariable
 from keras_private.errors import ConfigurationError, EncodingError
 
@@ -130,7 +131,7 @@ class Encryption(Backend):
 
     def runtime(self, cluster: Any, name: str) -> Runtime:
         if cluster is None:
-            return EmbeddedRuntime(shelves_of(), name)
+            return EmbeddedRuntime(shelves_of(EMBEDDED), name)
         from keras_private.encrypted.cluster.remote import runtime_of
 
         return runtime_of(cluster, name)

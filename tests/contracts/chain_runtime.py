@@ -19,7 +19,8 @@ class ChainRuntimeContract:
     """Inherit as `class TestX(ChainRuntimeContract)`; "alice", "bob" and "eve" must be able to speak to the parties."""
 
     @pytest.fixture(scope="class")
-    def cluster(self) -> Any:
+    @classmethod
+    def cluster(cls) -> Any:
         raise NotImplementedError
 
     def test_what_is_sent_comes_back(self, cluster):

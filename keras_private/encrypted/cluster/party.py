@@ -32,6 +32,8 @@ LOG = logging.getLogger("keras_private.party")
 _HANDSHAKE_SECONDS = 10.0
 _OWNER_LIMIT = 1 << 33
 _MOST_CONNECTIONS = 256
+_MOST_OF_ONE = 64
+"""Connections of one name; those of parties and owners are not counted."""
 _MOST_SECONDS = 600.0
 
 
@@ -95,11 +97,6 @@ class Party:
                 plain, address = self._listening.accept()
             except OSError:
                 break
-            with self._lock:
-                busy = len(self._open) >= _MOST_CONNECTIONS
-            if busy:
-                plain.close()
-                continue
             threading.Thread(target=self._admit, args=(plain, address), name="connection", daemon=True).start()
 
     def close(self) -> None:
@@ -126,9 +123,8 @@ class Party:
             LOG.warning("refused a connection from %s: %s", address[0], error)
             plain.close()
             return
-        with self._lock:
-            self._open.add(wire)
         try:
+            self._enter(wire)
             _Conversation(self, wire).hold()
         except TransportError as error:
             LOG.info("%s left: %s", wire.peer, error.problem)
@@ -136,6 +132,23 @@ class Party:
             wire.close()
             with self._lock:
                 self._open.discard(wire)
+
+    def _enter(self, wire: Wire) -> None:
+        """Counts a connection, or refuses it: one client's connections do not keep others out."""
+        with self._lock:
+            trusted = {*self.links.others, *self.config.owners}
+            others = [each.peer for each in self._open if each.peer not in trusted]
+            full = len(others) >= _MOST_CONNECTIONS or others.count(wire.peer) >= _MOST_OF_ONE
+            if wire.peer in trusted or not full:
+                self._open.add(wire)
+                return
+        error = TransportError(
+            f"{wire.peer} has {others.count(wire.peer)} connections of {len(others)}",
+            expected=f"at most {_MOST_OF_ONE} of one name, and {_MOST_CONNECTIONS} in all",
+            remedy="close some, or wait",
+        )
+        wire.send(REFUSAL, refusal(error), deadline=time.monotonic() + _HANDSHAKE_SECONDS)
+        raise error
 
     # What the other parties send.
 

@@ -97,7 +97,7 @@ class DropoutRule(Rule):
     """
 
     def check(self, layer: Any) -> None:
-        if not isinstance(layer.rate, numbers.Real) or not 0 <= layer.rate < 1:
+        if not isinstance(layer.rate, numbers.Real) or not 0 <= float(layer.rate) < 1:
             raise unsupported(layer, f"rate={layer.rate}", "0 <= rate < 1")
         if layer.noise_shape is not None:
             raise unsupported(layer, f"noise_shape={layer.noise_shape}", "None")

@@ -28,7 +28,7 @@ class Apart:
         }
         self.frames = {}
 
-    def __call__(self, *inputs, seconds=60.0, meddle=None):
+    def __call__(self, *inputs, seconds=240.0, meddle=None):
         self.frames = {}
         arrivals = {party: Arrivals(lambda: 1 << 30) for party in self.parties}
         deadline = time.monotonic() + seconds

@@ -65,7 +65,8 @@ def new():
 
 class TestClusterRuntime(ChainRuntimeContract):
     @pytest.fixture(scope="class")
-    def cluster(self, local):
+    @classmethod
+    def cluster(cls, local):
         return local
 
     def test_pointers_say_where_the_parties_are(self, cluster):

@@ -76,18 +76,16 @@ def test_bounds_count_gradients_as_the_layers_before_see_them():
     assert bounds["second", "the gradient of the bias"] == pytest.approx(4 * 784 * dense)
 
 
-@pytest.mark.parametrize("optimizer", [tf.keras.optimizers.SGD, tf.keras.optimizers.Adam])
-def test_a_step_of_training_is_that_of_keras(optimizer):
+def test_training_moves_weights_as_keras_does():
     x, y = images(16, 28, 28, 1), np.arange(16) % 3
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    rate = 0.5 if optimizer is tf.keras.optimizers.SGD else 0.01
     model = averaged()
     encrypted = EncryptedModel(model, input_range=(-1.0, 1.0))
-    encrypted.compile(optimizer(rate), loss, reveal=())
+    encrypted.compile(tf.keras.optimizers.SGD(0.5), loss, reveal=())
     encrypted.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
     first = [weight.copy() for weight in model.get_weights()]
-    model.compile(optimizer(rate), loss)
+    model.compile(tf.keras.optimizers.SGD(0.5), loss)
     model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
     for found, expected, start in zip(encrypted.reveal_to().get_weights(), model.get_weights(), first):
         moved = np.max(np.abs(expected - start))
-        np.testing.assert_allclose(found, expected, atol=(0.02 if rate > 0.1 else 0.1) * moved + 2**-15)
+        np.testing.assert_allclose(found, expected, atol=0.02 * moved + 2**-15)
