@@ -47,7 +47,10 @@ def stage_function(graph: PartyGraph, stage: Stage, captured: Sequence[Any]) -> 
     name = concrete.name.decode() if isinstance(concrete.name, bytes) else concrete.name
     count = len(concrete.outputs)
     # A stage has few operations, and other parties may share the cores.
-    attributes = tuple(itertools.chain(*context.FunctionCallOptions(_EXECUTOR).as_attrs().items()))
+    # Its operations run one after the other; functions that they call, and datasets, wait for threads of their own.
+    simple = not stage.graph.library.function and not any("Dataset" in node.op for node in stage.graph.node)
+    executor = _EXECUTOR if simple else None
+    attributes = tuple(itertools.chain(*context.FunctionCallOptions(executor).as_attrs().items()))
 
     def run(values: Tensors) -> Tensors:
         here = context.context()

@@ -93,6 +93,13 @@ class Rows:
         for number, rows in plan:
             yield take(self.blocks[number], rows)
 
+    def forms(self, batch_size: int) -> Iterator[Batch]:
+        """The first batch of each number of rows in each block: `batches` gives none of another form."""
+        for block in self.blocks:
+            for size in dict.fromkeys((min(batch_size, block.rows), block.rows % batch_size)):
+                if size:
+                    yield take(block, np.arange(size))
+
     def steps(self, batch_size: int) -> int:
         return sum(-(-block.rows // batch_size) for block in self.blocks)
 

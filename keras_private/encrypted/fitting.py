@@ -23,7 +23,7 @@ class Fitting:
 
     Guarantees, locked by tests/encrypted/test_model.py:
       * Nothing is opened but the totals that `compiled` wants, and one bit an epoch.
-      * An epoch whose weights exceed their limits, or whose check failed, leaves everything as it was before.
+      * An epoch that ends early, or whose weights exceed their limits, leaves everything as it was before.
 
     Args:
         steps: Its traced functions.
@@ -48,7 +48,7 @@ class Fitting:
         if not (math.isfinite(factor) and factor >= 0):
             raise ConfigurationError(f"the learning rate {rate}", expected="finite, not negative", remedy="set it")
         step, scale = self.steps.train(
-            batch, compiled.loss, compiled.wants, rule, compiled.slots, preflight.gradients, factor
+            batch, compiled.loss, compiled.wants, rule, compiled.slots, preflight.gradients_of(batch.rows), factor
         )
         return step, scale, factor
 
@@ -88,27 +88,31 @@ class Fitting:
 
         Raises:
             EncodingError: The weights have grown past the limits.
+            OverflowPreflightError: A step with the learning rate of now could leave the ring.
         """
         iterations = self.compiled.optimizer.iterations
         before = {variable: variable.shares() for variable in self.kept.values()}
         taken = int(iterations)
-        follow.on_epoch_begin(number)
-        self.steps.clear_totals()
-        for place, batch in enumerate(rows.batches(batch_size, shuffle)):
-            follow.on_train_batch_begin(place)
-            self.step(batch, preflight)
-            after_step()
-            follow.on_train_batch_end(place, {})
-        exceeded = True
+        kept = False
         try:
-            exceeded = self.steps.weights_exceed(limits)
+            follow.on_epoch_begin(number)
+            # What cannot be traced is refused before the first step.
+            for batch in rows.forms(batch_size):
+                self.traced(batch, preflight)
+            self.steps.clear_totals()
+            for place, batch in enumerate(rows.batches(batch_size, shuffle)):
+                follow.on_train_batch_begin(place)
+                self.step(batch, preflight)
+                after_step()
+                follow.on_train_batch_end(place, {})
+            kept = not self.steps.weights_exceed(limits)
         finally:
             # What was not checked is not kept either.
-            if exceeded:
+            if not kept:
                 for variable, shares in before.items():
                     variable.put(shares)
                 iterations.assign(taken)
-        if exceeded:
+        if not kept:
             raise EncodingError(
                 f"weights have grown past what the overflow preflight assumed, in epoch {number + 1}",
                 expected="weights within a multiple of their first size; the epoch is undone",

@@ -73,6 +73,19 @@ class FixedPoint:
             )
         return round(value * 2.0**bits)
 
+    def factor_bits(self, factor: float, fraction: int) -> int:
+        """Bits after the point of a public factor, for a value with `fraction` of them: 0 for a small integer.
+
+        A small factor keeps its precision: more bits, as many as are truncated again. A fixed point of few bits leaves
+        room for no more than its own.
+        """
+        if float(factor).is_integer() and abs(factor) < 2**20:
+            return 0
+        bits = max(self.fraction, fraction)
+        while abs(factor) * 2.0**bits < 2.0 ** min(12, self.fraction - 1) and bits < 60:
+            bits += 1
+        return bits
+
     def encode(self, value: Any, name: str) -> tf.Tensor:
         """Encodes a float tensor, inside a traced function or eagerly, rounding to nearest.
 

@@ -68,33 +68,34 @@ class Assumptions:
             preflight = self.program.check_ranges(
                 self.fixed_point, self.input_ranges, self.values, to_logits=loss.to_logits
             )
-            self._check_penalties(preflight, self.values, (), batch, rows, wants)
-            return loss.check(preflight, preflight.outputs, largest_label(rows), batch, rows.rows, wants)
+            return self._check_loss(preflight, loss, self.values, (), batch, rows, wants)
         for growth in self.growths:
             try:
                 grown = self._grown(growth)
                 preflight = self.program.check_ranges(
                     self.fixed_point, self.input_ranges, grown, to_logits=loss.to_logits, either_sign=True
                 )
-                self._check_penalties(preflight, grown, (), batch, rows, wants)
-                return loss.check(preflight, preflight.outputs, largest_label(rows), batch, rows.rows, wants)
+                return self._check_loss(preflight, loss, grown, (), batch, rows, wants)
             except OverflowPreflightError:
                 if growth == self.growths[-1]:
                     raise
         return None
 
-    def _check_penalties(
+    def _check_loss(
         self,
         preflight: Preflight,
+        loss: Loss,
         sizes: Mapping[str, np.ndarray],
         trained: Sequence[str],
         batch: int,
         rows: Rows,
         wants: Sequence[str],
     ) -> None:
+        shape = next(block.labels.shape for block in rows.blocks if block.labels is not None)
         # The loss is averaged over positions as over rows.
-        positions = max(math.prod(block.labels.shape[1:-1]) for block in rows.blocks if block.labels is not None)
+        positions = math.prod(shape[1:-1])
         counts = batch * positions, rows.rows * positions
+        loss.check(preflight, preflight.outputs, largest_label(rows), shape[-1], *counts, wants)
         penalties.check(preflight, self.program.penalties, sizes, trained, *counts, wants)
 
     def _grown(self, growth: float) -> dict[str, np.ndarray]:
@@ -117,8 +118,7 @@ class Assumptions:
             batch,
             to_logits=loss.to_logits,
         )
-        loss.check(preflight, preflight.outputs, labels, batch, rows.rows, wants)
-        self._check_penalties(preflight, grown, self.program.trainable, batch, rows, wants)
+        self._check_loss(preflight, loss, grown, self.program.trainable, batch, rows, wants)
         limits: list[tuple[str, tuple[int, ...], float]] = []
         for node in self.program.nodes:
             for name in node.rule.parameters(node.layer):

@@ -24,10 +24,6 @@ from keras_private.encrypted.ranges import Preflight
 from keras_private.encrypted.shared import Shared, local
 from keras_private.errors import ConfigurationError
 
-_SCALING_BITS = 13
-"""Of the whole number that `scale` multiplies by."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """Of one batch; sums over its rows, at the outputs' fraction (correct: at 0)."""
@@ -42,10 +38,12 @@ class Loss(abc.ABC):
 
     Attributes:
         to_logits: It works on what enters the last softmax or sigmoid.
+        averages: Sums over the outputs of a row are divided by their number.
         gradient_bound: Of the largest element of its gradient, from the bound on the outputs.
     """
 
     to_logits = False
+    averages = True
 
     def metrics(self, outputs: int) -> tuple[str, ...]:
         """Names of the metrics for a model of so many outputs."""
@@ -66,38 +64,49 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def row_bound(self, outputs: float, labels: float) -> float:
-        """Of the loss of one row, and of every number on the way to it that is not a product."""
+        """Of the loss of one row, and of the mean of every number on the way to it that is not a product."""
 
     def product_bound(self, outputs: float, labels: float) -> float:
         """Of a product on the way to the loss, before its truncation."""
         return outputs * max(labels, 1.0)
 
     def check(
-        self, preflight: Preflight, outputs: float, labels: float, batch: int, rows: int, wants: Sequence[str]
+        self,
+        preflight: Preflight,
+        outputs: float,
+        labels: float,
+        width: int,
+        batch: int,
+        rows: int,
+        wants: Sequence[str],
     ) -> None:
-        """Whether loss and metrics stay in the ring.
+        """Whether loss, its gradient and metrics stay in the ring.
 
         Args:
             preflight: Where it is noted.
             outputs: Bound on the outputs' magnitude.
             labels: On the labels'.
-            batch: Rows of a step.
-            rows: Rows whose losses are added up.
+            width: Outputs of a row.
+            batch: Rows of a step, each position of outputs of higher rank counting as one.
+            rows: Rows whose losses are added up, likewise.
             wants: "loss", "correct", or both.
 
         Raises:
             OverflowPreflightError: A number could leave it.
         """
+        preflight.require("loss", "a label", labels, preflight.fixed_point.input_bound)
         preflight.value("loss", "a difference of outputs and labels", 2 * (outputs + labels))
+        count = width if self.averages else 1
+        preflight.scaled("loss", "the gradient of a row", self.gradient_bound(outputs, labels), 1.0 / count)
         if "loss" in wants:
             preflight.product("loss", "a product", self.product_bound(outputs, labels))
             bound = self.row_bound(outputs, labels)
-            preflight.value("loss", "the loss of a row", bound * 2.0**_SCALING_BITS)
+            preflight.scaled("loss", f"the sum over {count} outputs of a row", bound * count, 1.0 / count)
             preflight.value("loss", f"the loss of {batch} rows", bound * batch)
             preflight.value("loss", f"the loss of all {rows} rows", bound * rows)
         if "correct" in wants:
-            preflight.product("loss", "a product of labels", (labels + 1) ** 2)
-            preflight.value("loss", "the right answers", 2.0**_SCALING_BITS * (labels + 1) * max(rows, 1))
+            preflight.scaled("loss", "the right answers of a row", (labels + 1) * count, 1.0 / count)
+            preflight.value("loss", "the right answers", (labels + 1) * rows)
 
 
 class MeanSquaredError(Loss):
@@ -129,6 +138,7 @@ class CategoricalCrossentropy(Loss):
     """-log softmax(logits)[label]; gradient softmax(logits) - label."""
 
     to_logits = True
+    averages = False
 
     def __init__(self, sparse: bool) -> None:
         self.sparse = sparse

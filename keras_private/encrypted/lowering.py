@@ -222,6 +222,7 @@ class Program:
         batch: int,
         to_logits: bool,
     ) -> None:
+        preflight.batch = batch
         cut = self.last and to_logits
         nodes, leaving = (self.nodes[:-1], self.nodes[-1].inputs) if cut else (self.nodes, self.outputs)
         at = {each: output_gradient(ranges[each].magnitude) for each in leaving}

@@ -55,7 +55,17 @@ class SGD:
         self.momentum, self.nesterov = momentum, nesterov
 
     def check(self, optimizer: Any) -> None:
-        """Whether compile can take the Keras optimizer as it stands: SGD counts no steps."""
+        """Whether compile can take the Keras optimizer as it stands: SGD counts no steps.
+
+        Raises:
+            ConfigurationError: Velocities would never fade.
+        """
+        if self.momentum and round(self.momentum * 2**_MOMENTUM_BITS) >= 2**_MOMENTUM_BITS:
+            raise ConfigurationError(
+                f"momentum={self.momentum}",
+                expected=f"at most 1 - 2^-{_MOMENTUM_BITS}, which it is rounded to",
+                remedy="use a smaller momentum",
+            )
 
     def of_rows(self, rows: int) -> SGD:
         """The rule for batches of so many rows."""
@@ -119,7 +129,8 @@ class SGD:
         Raises:
             OverflowPreflightError: A velocity, the sum of all steps with falling weights, could leave the ring.
         """
-        most = max(bounds.values()) * 2.0 ** (_FACTOR_BITS - step_scale.exponent) / (1 - self.momentum)
+        fading = 1 - round(self.momentum * 2**_MOMENTUM_BITS) / 2**_MOMENTUM_BITS
+        most = max(bounds.values()) * 2.0 ** (_FACTOR_BITS - step_scale.exponent) / fading
         limit = 2.0 ** (TRUNCATION_BITS - VELOCITY_FRACTION - _MOMENTUM_BITS - 1)
         if not most < limit:
             raise OverflowPreflightError(

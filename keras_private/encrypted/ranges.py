@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_private.encrypted.fixed_point import FixedPoint
+from keras_private.encrypted.fixed_point import TRUNCATION_BITS, FixedPoint
 from keras_private.errors import ConfigurationError, OverflowPreflightError
 
 
@@ -68,6 +68,7 @@ class Preflight:
         found: (layer, what, bound, limit) of each check, in order.
         gradients: Bound on the gradient of each parameter, by "layer/name".
         outputs: Bound on what leaves the model, or on what enters its last softmax or sigmoid.
+        batch: Rows that gradients are summed over.
     """
 
     def __init__(self, fixed_point: FixedPoint) -> None:
@@ -75,6 +76,11 @@ class Preflight:
         self.found: list[tuple[str, str, float, float]] = []
         self.gradients: dict[str, float] = {}
         self.outputs = 0.0
+        self.batch = 1
+
+    def gradients_of(self, rows: int) -> dict[str, float]:
+        """Bounds on the gradients of a batch of so many rows, at most `batch`."""
+        return {name: bound * rows / self.batch for name, bound in self.gradients.items()}
 
     def product(self, layer: str, what: str, magnitude: float) -> None:
         """A sum of products of two numbers with a point, before its truncation."""
@@ -85,6 +91,12 @@ class Preflight:
         full = f"{layer}/{name}"
         self.gradients[full] = self.gradients.get(full, 0.0) + magnitude
         self.product(layer, f"the gradient of the {name}", self.gradients[full])
+
+    def scaled(self, layer: str, what: str, magnitude: float, factor: float) -> None:
+        """A number times a public one (products.scale), before its truncation."""
+        bits = self.fixed_point.factor_bits(factor, self.fixed_point.fraction)
+        integer = abs(factor) * 2.0**bits + 0.5
+        self.require(layer, what, magnitude, 2.0 ** (TRUNCATION_BITS - self.fixed_point.fraction) / integer)
 
     def value(self, layer: str, what: str, magnitude: float) -> None:
         """A number that is compared or kept: differences of two of them stay in the signed range."""

@@ -81,6 +81,7 @@ class Session:
         self._operations = 0
         self._counter: tf.Tensor | None = None
         self.graph = tf.compat.v1.get_default_graph()
+        self._counted = self.graph
         with tf.name_scope("keys"):
             drawn = []
             for party in range(3):
@@ -121,12 +122,13 @@ class Session:
         """A nonce that no other operation of this session has.
 
         Raises:
-            ConfigurationError: In the body of a loop or branch outside of `iteration`: each pass would use it again.
+            ConfigurationError: In the body of a loop or branch outside of `iteration`, or of one inside of it: each
+                pass would use it again.
         """
-        if self._counter is None and tf.compat.v1.get_default_graph() is not self.graph:
+        if tf.compat.v1.get_default_graph() is not self._counted:
             raise ConfigurationError(
                 "an operation of the protocol in the body of a loop, branch or function, where its masks would repeat",
-                expected="operations of the function that opened the session, or inside Session.iteration",
+                expected="operations of the function that opened the session, or directly inside Session.iteration",
                 remedy="unroll the loop, or wrap its body in session.iteration(counter)",
             )
         if self._operations >= _OPERATIONS:
@@ -145,11 +147,11 @@ class Session:
             raise ConfigurationError(
                 "a protocol loop inside another", expected="one counter", remedy="count both loops in one counter"
             )
-        self._counter = counter
+        self._counter, self._counted = counter, tf.compat.v1.get_default_graph()
         try:
             yield
         finally:
-            self._counter = None
+            self._counter, self._counted = None, self.graph
 
     def zero_mask(self, party: int, shape: Any, nonce: Nonce, dtype: tf.DType = tf.int64) -> tf.Tensor:
         """This party's summand of a sharing of zero; call inside its scope."""

@@ -135,13 +135,9 @@ def scale(value: Shared, factor: Any) -> Shared:
     session = value.session
     fixed_point = session.fixed_point
     if isinstance(factor, (int, float)):
-        if float(factor).is_integer() and abs(factor) < 2**20:
+        bits = fixed_point.factor_bits(factor, value.fraction)
+        if not bits:
             return value.times_integer(int(factor))
-        bits = max(fixed_point.fraction, value.fraction)
-        # A small factor keeps its precision: more bits after the point, as many as are truncated again. A fixed point
-        # of few bits leaves room for no more than its own.
-        while abs(factor) * 2.0**bits < 2.0 ** min(12, fixed_point.fraction - 1) and bits < 60:
-            bits += 1
         product = value.times_integer(fixed_point.integer_of(float(factor), "a public factor", fraction=bits))
         return truncate(Shared(session, product.pairs, value.fraction + bits), bits)
     return scale_by_tensor(value, factor)

@@ -114,14 +114,15 @@ class TestParties:
         check_served(client, model)
         processes = cluster.process_ids()
         before = bytes_sent(cluster)
-        future = client.predict_async(rows(LONG), seconds=60)
+        # Two run at once, the others wait.
+        futures = [client.predict_async(rows(LONG), seconds=60) for _ in range(6)]
         assert until(lambda: bytes_sent(cluster) > before + service.bytes_per_run[LONG] // 12)
-        assert not future.done()
         os.kill(processes[party], signal.SIGKILL)
         start = time.monotonic()
-        with pytest.raises(TransportError):
-            future.result(timeout=20)
+        errors = [future.exception(timeout=20) for future in futures]
         assert time.monotonic() - start < 20
+        broken = [error for error in errors if error is not None]
+        assert broken and all(isinstance(error, TransportError) for error in broken)
         assert not service.serving
         others = [each for each in cluster.parties if each != party]
         assert all(psutil.pid_exists(processes[each]) for each in others)
@@ -175,7 +176,7 @@ class TestClients:
         process = script(self.ASKING, cluster.folder / "cluster.json", LONG, 60)
         try:
             assert process.stdout.readline().strip() == "asking"
-            assert until(lambda: waiting(cluster) == [1, 1, 1])
+            assert until(lambda: all(waiting(cluster)))
             process.kill()
             process.wait()
             check_served(client, model)
@@ -209,14 +210,14 @@ class TestClients:
 
     def test_requests_under_way_end_with_the_model(self, cluster, service, client, model):
         check_served(client, model)
-        futures = [client.predict_async(rows(LONG), seconds=60) for _ in range(3)]
-        assert until(lambda: waiting(cluster) == [3, 3, 3])
+        futures = [client.predict_async(rows(LONG), seconds=60) for _ in range(6)]
+        assert until(lambda: min(waiting(cluster)) >= 3)
         service.stop()
         start = time.monotonic()
-        for future in futures:
-            with pytest.raises(PrivacyError):
-                future.result(timeout=30)
+        errors = [future.exception(timeout=30) for future in futures]
         assert time.monotonic() - start < 30
+        broken = [error for error in errors if error is not None]
+        assert broken and all(isinstance(error, PrivacyError) for error in broken)
         assert until(lambda: waiting(cluster) == [0, 0, 0])
         service.publish()
         check_served_again(client, model)
@@ -307,10 +308,10 @@ class TestCertificates:
         found = cluster.config.party("server2")
         plain = socket.create_connection((found.host, found.port), 10)
         with plain, pytest.raises((ssl.SSLError, ConnectionError)):
-            with context.wrap_socket(plain, server_hostname=server_hostname("server2")) as secured:
-                secured.sendall(b"x")
-                if not secured.recv(1):
-                    raise ConnectionError("closed")
+            secured = context.wrap_socket(plain, server_hostname=server_hostname("server2"))
+            secured.sendall(b"x")
+            if not secured.recv(1):
+                raise ConnectionError("closed")
 
     def context(self, cluster):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 import keras_private as kp
 from keras_private.encrypted import client as client_module
+from keras_private.encrypted import encryption
 from keras_private.encrypted.cluster.certificates import Identity, authority, issue
 from keras_private.encrypted.cluster.links import dial
 from keras_private.encrypted.cluster.sharing import share_out
@@ -130,7 +131,8 @@ class TestAnswers:
         assert service.publication != before and service.digests == digests
         with pytest.raises(PrivacyError):
             # The description that the client knows is of the publication before.
-            client._ask({**client.describe(), "publication": before}, [np.zeros((1, 5), np.int64)], deadline())
+            facts = {**client.describe(), "publication": before}
+            client._ask(facts, client._checked(rows(1), facts), deadline())
         check_served(client, model)
 
 
@@ -166,7 +168,7 @@ class TestClients:
             pairs[party] = (pairs[party][0] + 1, pairs[party][1])
             return pairs
 
-        monkeypatch.setattr(client_module, "share_out", unequal)
+        monkeypatch.setattr(encryption, "share_out", unequal)
         with pytest.raises(TransportError, match="different shares"):
             client.predict(rows(1))
         monkeypatch.undo()
