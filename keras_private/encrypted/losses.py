@@ -24,6 +24,7 @@ from keras_private.encrypted.ranges import Preflight
 from keras_private.encrypted.shared import Shared, local
 from keras_private.errors import ConfigurationError
 
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """Of one batch; sums over its rows, at the outputs' fraction (correct: at 0)."""

@@ -56,6 +56,46 @@ class TestLosses:
         with pytest.raises(OverflowPreflightError, match="000 rows"):
             model.evaluate(np.zeros((300000, 3)), np.full((300000, 1), 30000.0), batch_size=100000, verbose=0)
 
+    @pytest.mark.parametrize("loss", ["mse", "binary_crossentropy"])
+    def test_sums_over_many_outputs_that_would_wrap_are_refused(self, loss):
+        wide = dense(1, 1000, use_bias=False)
+        wide.set_weights([np.full((1, 1000), 1000.0)])
+        given = tf.keras.losses.BinaryCrossentropy(from_logits=True) if loss == "binary_crossentropy" else loss
+        # Labels of 20000 square to less than the bound on products; logits and labels multiply to less as well.
+        span = 100.0 if loss == "binary_crossentropy" else 1.0
+        model = encrypted(wide, given, input_range=(-span, span))
+        labels = 10000.0 if loss == "binary_crossentropy" else 20000.0
+        with pytest.raises(OverflowPreflightError, match="over 1000 outputs"):
+            model.evaluate(np.full((4, 1), span), np.full((4, 1000), labels), verbose=0)
+
+    def test_positions_count_as_rows(self):
+        plain = tf.keras.Sequential([tf.keras.Input((2048, 1)), layers.Dense(1)])
+        model = encrypted(plain)
+        with pytest.raises(OverflowPreflightError, match="loss of 524288 rows"):
+            model.evaluate(np.zeros((256, 2048, 1)), np.full((256, 2048, 1), 20000.0), batch_size=256, verbose=0)
+
+    def test_gradients_that_would_wrap_are_refused_where_no_loss_is_wanted(self):
+        model = kp.EncryptedModel(dense(1, 3, use_bias=False), input_range=(-1e-6, 1e-6), fixed_point=FixedPoint(24))
+        model.compile("sgd", "mse", reveal=())
+        with pytest.raises(OverflowPreflightError, match="the gradient of a row"):
+            model.fit(np.zeros((4, 1)), np.full((4, 3), 1e7), verbose=0)
+
+    def test_labels_that_cannot_be_encoded_are_refused_before_training(self):
+        model = kp.EncryptedModel(dense(1), input_range=(-1, 1))
+        model.compile("sgd", "mse", reveal=())
+        with pytest.raises(OverflowPreflightError, match="a label"):
+            model.fit(np.zeros((4, 1)), np.full((4, 1), 2.0**24), verbose=0)
+
+    def test_a_last_function_that_the_loss_goes_through_is_checked(self):
+        last = layers.Activation("sigmoid", name="last")
+        model = tf.keras.Sequential([tf.keras.Input((1,)), layers.Dense(1, use_bias=False), last])
+        program = kp.EncryptedModel(model, input_range=(-1e-6, 1e-6)).program
+        values = {name: np.full((1, 1), 1e-3) for name in program.parameters}
+        arguments = (FixedPoint(), [(-1e-6, 1e-6)], values, lambda _: 2.0**33)
+        program.check_ranges(*arguments, to_logits=True)
+        with pytest.raises(OverflowPreflightError, match="'last'"):
+            program.check_ranges(*arguments, to_logits=False)
+
     def test_validation_labels_count_too(self):
         model = encrypted(dense())
         x, y = np.zeros((4, 3)), np.zeros((4, 1))
@@ -120,6 +160,29 @@ def test_velocities_that_could_leave_the_ring_are_refused_before_training():
         found.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0)
 
 
+@pytest.mark.parametrize("momentum", [1.0, 0.99999])
+def test_a_momentum_that_never_fades_is_refused(momentum):
+    with pytest.raises(ConfigurationError, match="momentum"):
+        encrypted(dense(), optimizer=tf.keras.optimizers.SGD(0.01, momentum=momentum))
+
+
+def test_a_last_batch_of_one_row_needs_no_more_room_for_velocities():
+    optimizer = tf.keras.optimizers.SGD(100.0, momentum=0.9)
+    found = encrypted(dense(1), optimizer=optimizer)
+    found.fit(np.zeros((513, 1)), np.zeros((513, 1)), batch_size=512, verbose=0)
+
+
+def test_a_step_that_is_refused_leaves_the_epoch_undone():
+    rates = tf.keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.01, 1e9])
+    found = encrypted(dense(), optimizer=tf.keras.optimizers.SGD(rates, momentum=0.9))
+    before = found.reveal_to().get_weights()
+    with pytest.raises(OverflowPreflightError, match="velocities"):
+        found.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0)
+    assert int(found.optimizer.iterations) == 0
+    for old, new in zip(before, found.reveal_to().get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
 @pytest.mark.parametrize("high", [2.0, 100.0, 499.0, 501.0, 2000.0, 3984.0, 4096.0, 20000.0, 2.0**18])
 def test_reciprocals_on_long_intervals(high):
     rng = np.random.default_rng(0)
@@ -145,6 +208,27 @@ def test_an_operation_in_a_loop_without_a_counter_is_refused():
         traced(loop, [(2,)])
 
 
+def test_a_loop_inside_one_that_is_counted_is_refused():
+    def loops(value):
+        session = value.session
+
+        def inner(step, outer):
+            session.nonce()
+            return step + 1, outer
+
+        def outer(step):
+            with session.iteration(step):
+                session.nonce()
+                tf.while_loop(lambda place, _: place < 2, inner, (tf.constant(0), step))
+            return (step + 1,)
+
+        tf.while_loop(lambda step: step < 2, outer, (tf.constant(0),))
+        return value
+
+    with pytest.raises(ConfigurationError, match="masks would repeat"):
+        traced(loops, [(2,)])
+
+
 @pytest.mark.parametrize("fraction", [4, 8, 10])
 def test_public_factors_of_narrow_encodings_stay_in_the_ring(fraction):
     fixed_point = FixedPoint(fraction, 52 - fraction)
@@ -156,6 +240,21 @@ def test_public_factors_of_narrow_encodings_stay_in_the_ring(fraction):
 def test_limits_of_a_narrow_encoding_are_no_inputs():
     model = encrypted(dense(3, 2), fixed_point=FixedPoint(16, 6))
     model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0)
+
+
+def test_an_epoch_that_is_interrupted_is_undone():
+    class Interrupt(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    model = encrypted(dense(), optimizer=tf.keras.optimizers.SGD(0.5))
+    before = model.reveal_to().get_weights()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, callbacks=[Interrupt()], verbose=0)
+    assert int(model.optimizer.iterations) == 0
+    for old, new in zip(before, model.reveal_to().get_weights()):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_weights_that_were_not_checked_are_not_kept(monkeypatch):

@@ -523,6 +523,7 @@ BAD = {
     "matmul, transposed": lambda k: k.matmul(z(2, 3), z(2, 3), z(3, 5), z(3, 5), z(2, 5), True),
     "matmul, shares": lambda k: k.matmul(z(2, 3), z(1, 3), z(3, 5), z(3, 5), z(2, 5)),
     "matmul, mask": lambda k: k.matmul(z(2, 3), z(2, 3), z(3, 5), z(3, 5), z(5, 2)),
+    "matmul, too large": lambda k: k.matmul_public(z(2**40, 0), z(0, 2**40)),
     "conv2d, rank": lambda k: k.conv2d_public(z(4, 4, 1), z(2, 2, 1, 1), **WINDOW),
     "conv2d, channels": lambda k: k.conv2d_public(z(1, 4, 4, 2), z(2, 2, 1, 1), **WINDOW),
     "conv2d, stride": lambda k: k.conv2d_public(z(1, 4, 4, 1), z(2, 2, 1, 1), **{**WINDOW, "strides": (0, 1)}),
