@@ -10,10 +10,12 @@ import tensorflow as tf
 
 import keras_private as kp
 from keras_private.encrypted import FixedPoint, Owned, Vertical
+from keras_private.encrypted.losses import MeanSquaredError
 from keras_private.encrypted.optimizers import StepScale
 from keras_private.encrypted.protocol.functions import GUARDED, reciprocal, with_fraction
 from keras_private.encrypted.protocol.products import scale
 from keras_private.encrypted.protocol.truncation import truncate
+from keras_private.encrypted.ranges import Preflight
 from keras_private.errors import (
     ConfigurationError,
     OverflowPreflightError,
@@ -75,10 +77,11 @@ class TestLosses:
             model.evaluate(np.zeros((256, 2048, 1)), np.full((256, 2048, 1), 20000.0), batch_size=256, verbose=0)
 
     def test_gradients_that_would_wrap_are_refused_where_no_loss_is_wanted(self):
-        model = kp.EncryptedModel(dense(1, 3, use_bias=False), input_range=(-1e-6, 1e-6), fixed_point=FixedPoint(24))
-        model.compile("sgd", "mse", reveal=())
+        # A difference of 10^7 times 2/3, each with 24 bits after the point.
+        arguments = {"outputs": 1.0, "labels": 1e7, "batch": 4, "rows": 4, "wants": ()}
+        MeanSquaredError().check(Preflight(FixedPoint(24)), width=1, **arguments)
         with pytest.raises(OverflowPreflightError, match="the gradient of a row"):
-            model.fit(np.zeros((4, 1)), np.full((4, 3), 1e7), verbose=0)
+            MeanSquaredError().check(Preflight(FixedPoint(24)), width=3, **arguments)
 
     def test_labels_that_cannot_be_encoded_are_refused_before_training(self):
         model = kp.EncryptedModel(dense(1), input_range=(-1, 1))

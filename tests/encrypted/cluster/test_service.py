@@ -302,7 +302,9 @@ class TestKills:
         service.publish()
         check_served(client, model)
 
-    @pytest.mark.parametrize("party", SERVERS)
+    @pytest.mark.parametrize(
+        "party", [SERVERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SERVERS[1:])]
+    )
     def test_a_party_killed_before_a_request(self, cluster, service, client, model, party):
         check_served(client, model)
         self.signal(cluster, party, signal.SIGKILL)
@@ -313,7 +315,9 @@ class TestKills:
         assert not service.serving
         self.revive(cluster, service, client, model, party)
 
-    @pytest.mark.parametrize("party", SERVERS)
+    @pytest.mark.parametrize(
+        "party", [*(pytest.param(each, marks=pytest.mark.slow) for each in SERVERS[:2]), SERVERS[2]]
+    )
     def test_a_party_killed_during_a_request(self, cluster, service, client, model, party):
         check_served(client, model)
         self.signal(cluster, party, signal.SIGSTOP)
