@@ -120,7 +120,7 @@ def test_a_shared_layer_has_one_penalty_and_saved_models_keep_it(tmp_path):
 def test_penalties_that_could_leave_the_ring_are_refused():
     model = tf.keras.Sequential([K.Input((3,)), K.Dense(2, kernel_regularizer=L2(1.0), name="large")])
     model.layers[0].kernel.assign(np.full((3, 2), 20000.0))
-    encrypted = EncryptedModel(model, input_range=(-1.0, 1.0))
+    encrypted = EncryptedModel(model, input_range=(-0.01, 0.01))
     encrypted.compile("sgd", "mse")
     x, y = np.zeros((4, 3)), np.zeros((4, 2))
     with pytest.raises(OverflowPreflightError, match="sum of squares of the kernel of layer 'large'"):
