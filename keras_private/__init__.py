@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_private import dp, encrypted, errors
+    from keras_private import dp, encrypted, errors, federated
     from keras_private.dp.callbacks import PrivacyBudget
     from keras_private.dp.model import make_private
     from keras_private.dp.optimizer import DPOptimizer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_private.encrypted.encryption import PrivateTensor, encrypt
     from keras_private.encrypted.model import EncryptedModel
     from keras_private.encrypted.serving import serve
+    from keras_private.federated.model import FederatedModel
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "Cluster",
     "DPOptimizer",
     "EncryptedModel",
+    "FederatedModel",
     "PoissonSampler",
     "PrivacyBudget",
     "PrivateTensor",
@@ -39,6 +41,7 @@ __all__ = [
     "encrypt",
     "encrypted",
     "errors",
+    "federated",
     "fix",
     "layers",
     "make_private",
@@ -51,6 +54,7 @@ _HOME = {
     "Cluster": "keras_private.encrypted.cluster.cluster",
     "DPOptimizer": "keras_private.dp.optimizer",
     "EncryptedModel": "keras_private.encrypted.model",
+    "FederatedModel": "keras_private.federated.model",
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
     "PrivateTensor": "keras_private.encrypted.encryption",
@@ -64,6 +68,7 @@ _SUBPACKAGES = {
     "dp": "keras_private.dp",
     "encrypted": "keras_private.encrypted",
     "errors": "keras_private.errors",
+    "federated": "keras_private.federated",
     "layers": "keras_private.encrypted.layers",
 }
 

@@ -99,3 +99,11 @@ class ExposureError(PrivacyError, TypeError):
 
 class ClientDataError(PrivacyError, ValueError):
     """A client's data are missing, damaged, or of another form than those of the other clients."""
+
+
+class AggregationError(PrivacyError, RuntimeError):
+    """The updates of a round cannot be aggregated; the model is as it was before the round."""
+
+
+class WorkerError(PrivacyError, RuntimeError):
+    """A worker that does the clients' work ended, cannot be reached, or took too long."""

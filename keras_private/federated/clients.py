@@ -26,11 +26,13 @@ class Source:
         open: Gives the examples as pairs (x, y), unbatched.
         size: Number of examples, or None if it is not known without reading them.
         key: What the opener of `Clients.keys_and_opener` takes; None if the data lives in this process.
+        arrays: The examples as nested arrays, if that is what they are.
     """
 
     open: Callable[[], tf.data.Dataset]
     size: Optional[int] = None
     key: Optional[str] = None
+    arrays: Any = None
 
 
 class Clients(Mapping[str, tf.data.Dataset]):
@@ -92,7 +94,7 @@ class Clients(Mapping[str, tf.data.Dataset]):
                 examples.arrays(f"y of client {name!r}", value[1]),
             )
             size = examples.length(f"Client {name!r}", pair)
-            sources[name] = Source(functools.partial(tf.data.Dataset.from_tensor_slices, pair), size)
+            sources[name] = Source(functools.partial(tf.data.Dataset.from_tensor_slices, pair), size, arrays=pair)
             specs[name] = examples.spec_of_arrays(pair)
         return cls(sources, examples.common(specs))
 
@@ -218,6 +220,16 @@ class Clients(Mapping[str, tf.data.Dataset]):
             ConfigurationError: No such client.
         """
         return self._source(name).open()
+
+    def whole(self, name: str) -> Any:
+        """All examples of one client: a pair (x, y) of nested arrays [examples, ...].
+
+        Raises:
+            ConfigurationError: No such client.
+            ClientDataError: Its examples have different shapes.
+        """
+        source = self._source(name)
+        return source.arrays if source.arrays is not None else examples.whole(name, source.open())
 
     def subset(self, names: Iterable[str]) -> Clients:
         """The clients of these names, in the order of `names`.

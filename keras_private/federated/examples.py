@@ -77,6 +77,31 @@ def spec_of_arrays(data: Any) -> Any:
     )
 
 
+def whole(name: str, dataset: tf.data.Dataset) -> Any:
+    """All examples of a data set, as nested arrays [examples, ...].
+
+    Args:
+        name: Of the client, for messages.
+        dataset: Single examples.
+
+    Raises:
+        ClientDataError: The examples have different shapes.
+    """
+    try:
+        for batch in dataset.batch(2**31).as_numpy_iterator():
+            return batch
+    except tf.errors.InvalidArgumentError as error:
+        raise ClientDataError(
+            f"The examples of client {name!r} cannot be stacked: {error.message}",
+            expected="examples of one shape",
+            remedy="Pad them to one length.",
+        ) from error
+    return tf.nest.map_structure(
+        lambda spec: np.zeros([0, *(size or 0 for size in spec.shape)], spec.dtype.as_numpy_dtype),
+        dataset.element_spec,
+    )
+
+
 def checked_pair(what: str, spec: Any) -> tuple[Any, Any]:
     """The specification of one example, as a pair of x and y of dense tensors.
 

@@ -1,0 +1,206 @@
+"""The rounds of a `fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from .._backends import keras_state
+from ..errors import ConfigurationError, UnsupportedModelError
+from . import local_work, workers
+from .aggregators.base import Aggregator, Round
+from .aggregators.mean import Mean
+from .clients import Clients
+from .engine import Engine, Setting
+from .models import build, copy_of
+from .progress import callback_list
+from .sampling import FIXED, POISSON, sampler_of
+from .server import ServerStep, fresh_optimizer
+
+if TYPE_CHECKING:
+    from .model import FederatedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class FitArguments:
+    """Arguments of `FederatedModel.fit`, as documented there."""
+
+    epochs: int
+    clients_per_round: Optional[int]
+    local_epochs: int
+    batch_size: int
+    validation_data: Any
+    validation_freq: int
+    callbacks: Any
+    verbose: Any
+    initial_epoch: int
+    shuffle: bool
+    sampling: Optional[str]
+    workers: Any
+    seed: Optional[int]
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("initial_epoch", 0), ("local_epochs", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ConfigurationError(
+                    f"{name} is {value!r}.", expected=f"a whole number, at least {least}", remedy="Correct it."
+                )
+        if not isinstance(self.validation_freq, int) or self.validation_freq < 1:
+            raise ConfigurationError(
+                f"validation_freq is {self.validation_freq!r}.", expected="a whole number, at least 1", remedy="Give 1."
+            )
+
+
+class Fitting:
+    """Fits of one compiled FederatedModel."""
+
+    def __init__(self, owner: FederatedModel) -> None:
+        self._owner = owner
+        self._works: dict[Any, local_work.LocalWork] = {}
+        self._engines: dict[Any, Engine] = {}
+
+    def fit(self, clients: Clients, arguments: FitArguments) -> Any:
+        owner, aggregator = self._owner, self._owner.aggregator
+        if aggregator.private and arguments.seed is not None:
+            raise ConfigurationError(
+                "A seed was given, and the aggregator is private.",
+                expected="draws that nobody can repeat",
+                remedy="Leave out seed.",
+            )
+        generator = None if arguments.seed is None else np.random.default_rng(arguments.seed)
+        kind = arguments.sampling or (POISSON if aggregator.private else FIXED)
+        sampler = sampler_of(kind, clients.names, arguments.clients_per_round, generator)
+        build(owner.model, clients.element_spec)
+        self._check_state(aggregator)
+        follow = callback_list(arguments.callbacks, owner, arguments.verbose, arguments.epochs)
+        owner.stop_training = False
+        session = secrets.token_hex(16)
+        try:
+            work = self._work(clients, arguments.shuffle)
+            aggregator.prepare(work.dimension, sampler.cohort)
+            engine = self._engine(work, clients, arguments.shuffle)
+            step = ServerStep(owner.model, work, owner.server_optimizer, owner.model.optimizer)
+            with workers.use(arguments.workers) as hosts:
+                follow.on_train_begin()
+                for epoch in range(arguments.initial_epoch, arguments.epochs):
+                    follow.on_epoch_begin(epoch)
+                    setting = Setting(session, epoch + 1, arguments.local_epochs, arguments.batch_size)
+                    logs = self._round(engine, step, sampler.draw(), setting, generator, hosts)
+                    if arguments.validation_data is not None and (epoch + 1) % arguments.validation_freq == 0:
+                        logs.update(self._validate(arguments, hosts))
+                    follow.on_epoch_end(epoch, logs)
+                    if owner.stop_training:
+                        break
+                follow.on_train_end()
+        finally:
+            aggregator.close()
+        return owner.history
+
+    def _round(
+        self,
+        engine: Engine,
+        step: ServerStep,
+        names: list[str],
+        setting: Setting,
+        generator: Optional[np.random.Generator],
+        hosts: workers.Workers,
+    ) -> dict[str, float]:
+        aggregator, owner = self._owner.aggregator, self._owner
+        begun = time.perf_counter()
+        counted = None
+        if names:
+            reports, counted = engine.run(hosts, names, setting, generator)
+        else:
+            reports = engine.nothing()
+        total = aggregator.total(reports, Round(setting.session, setting.number, tuple(names)))
+        if total.weight > 0:
+            step.apply(total.mean)
+        owner.rounds_done += 1
+        logs = metric_values(owner.model, counted) if counted is not None else {}
+        if total.clients is not None:
+            logs["clients"] = float(total.clients)
+        logs.update({name: float(value) for name, value in total.measurements.items()})
+        logs["round_seconds"] = time.perf_counter() - begun
+        return logs
+
+    def _validate(self, arguments: FitArguments, hosts: Any) -> dict[str, float]:
+        data, owner = arguments.validation_data, self._owner
+        if isinstance(data, Clients):
+            found = owner._compiled()[1].federated(data, arguments.batch_size, False, True, arguments.workers)
+        elif isinstance(data, tuple):
+            found = owner.model.evaluate(
+                *data[:2], batch_size=max(arguments.batch_size, 32), verbose=0, return_dict=True
+            )
+        else:
+            found = owner.model.evaluate(data, verbose=0, return_dict=True)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    def _check_state(self, aggregator: Aggregator) -> None:
+        if not aggregator.private:
+            return
+        moving = keras_state.moving_state(self._owner.model)
+        if moving:
+            raise UnsupportedModelError(
+                f"Layers change {moving[0].name!r} and {len(moving) - 1} more variables by themselves in training, and "
+                "the aggregator bounds what one client may change.",
+                expected="a model without moving averages under differential privacy",
+                remedy="Use keras_private.fix(model), which puts GroupNormalization in place of BatchNormalization.",
+            )
+
+    def _work(self, clients: Clients, shuffle: bool) -> local_work.LocalWork:
+        """The client's work, traced once for each form of examples."""
+        key = (repr(clients.element_spec), shuffle)
+        if key not in self._works:
+            assert self._owner.algorithm is not None
+            self._works[key] = local_work.training(
+                self._owner.model, clients.element_spec, self._owner.algorithm, shuffle
+            )
+        return self._works[key]
+
+    def _engine(self, work: local_work.LocalWork, clients: Clients, shuffle: bool) -> Engine:
+        aggregator = self._owner.aggregator
+        metrics = "none" if aggregator.hides_updates or aggregator.private else "sum"
+        if not isinstance(aggregator, Mean):
+            return Engine(work, aggregator, clients, metrics)
+        # Clients that are opened elsewhere bring the graph that opens them.
+        opener = clients.keys_and_opener()[1] if clients.stays_put else None
+        key = (repr(clients.element_spec), shuffle, opener)
+        if key not in self._engines:
+            self._engines[key] = Engine(work, aggregator, clients, metrics)
+        return self._engines[key].of(clients)
+
+    def personalize(
+        self, clients: Clients, name: str, epochs: int, batch_size: int, optimizer: Any, arguments: dict[str, Any]
+    ) -> Any:
+        owner = self._owner
+        build(owner.model, clients.element_spec)
+        x, y = clients.whole(name)
+        copy = copy_of(owner.model)
+        copy.compile(
+            fresh_optimizer(owner.model.optimizer if optimizer is None else optimizer, "optimizer"),
+            loss=owner.model.loss,
+            metrics=keras_state.compiled_metrics(owner.model),
+        )
+        copy.fit(x, y, epochs=epochs, batch_size=batch_size, **{"verbose": 0, **arguments})
+        return copy
+
+
+def metric_values(model: Any, counted: Any) -> dict[str, float]:
+    """Figures of the compiled metrics, from sums of their variables over clients."""
+    values = iter(counted)
+    found: dict[str, float] = {}
+    for metric in model.metrics:
+        for variable in metric.variables:
+            variable.assign(next(values))
+        result = metric.result()
+        if isinstance(result, dict):
+            found.update({name: float(value) for name, value in result.items()})
+        else:
+            found[metric.name] = float(result)
+    model.reset_metrics()
+    return found

@@ -1,0 +1,53 @@
+"""Keras models: built for the clients' examples, and copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from ..errors import ClientDataError, UnsupportedModelError
+
+
+def build(model: Any, element_spec: Any) -> None:
+    """Builds the model for examples of this form, and checks that it takes them.
+
+    Raises:
+        ClientDataError: It does not.
+    """
+    x = tf.nest.map_structure(
+        lambda spec: (
+            tf.zeros([1, *(1 if size is None else size for size in spec.shape)], spec.dtype)
+            if spec.dtype != tf.string
+            else tf.fill([1, *(1 if size is None else size for size in spec.shape)], "")
+        ),
+        element_spec[0],
+    )
+    try:
+        model(x, training=False)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise ClientDataError(
+            f"The model does not take an example of the clients: {error}",
+            expected=f"examples that {model.name!r} takes; those of the clients are {element_spec[0]}",
+            remedy="Change the model's input shape, or the clients' data.",
+        ) from error
+
+
+def copy_of(model: Any) -> Any:
+    """A model of the same architecture and weights.
+
+    Raises:
+        UnsupportedModelError: Its class cannot make one.
+    """
+    try:
+        copy = tf.keras.models.clone_model(model)
+    except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied: {error}",
+            expected="a Sequential or functional model, or a class with get_config",
+            remedy="Write get_config, and from_config if the constructor takes other arguments.",
+        ) from error
+    if not copy.built:
+        copy.build(model.input_shape)
+    copy.set_weights(model.get_weights())
+    return copy

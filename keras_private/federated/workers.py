@@ -1,0 +1,301 @@
+"""Processes that do the clients' work."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, Optional, Union
+
+from .._backends import tff_runtime
+from ..errors import ConfigurationError, WorkerError
+
+DEADLINE = 600.0
+"""Seconds that a worker has for one call."""
+ATTEMPTS = 3
+"""Workers that are tried for one share of the clients before the failure is the caller's."""
+_LAUNCHER = pathlib.Path(__file__).with_name("worker_launcher.py")
+Hosts = Union[None, int, Sequence[str]]
+
+
+class OwnedWorker:
+    """A worker process of this process.
+
+    Guarantees:
+        - It ends when this process ends, in whatever way: its launcher watches this process and a pipe from it.
+        - It holds none of this process's pipes or files.
+        - Where `isolated`, nobody but this user reaches it: it has a network of its own, and a Unix socket in a
+          folder of mode 0700 is the only way in.
+
+    Not guaranteed:
+        - Where not `isolated` (the system grants no network namespaces), the worker listens on all interfaces of the
+          host, as TensorFlow Federated made it, and runs whatever anybody who reaches the port sends.
+
+    Attributes:
+        isolated: As above.
+        pid: Of the worker.
+    """
+
+    def __init__(self, cpus: Sequence[int] = ()) -> None:
+        self._folder = tempfile.mkdtemp(prefix="keras-private-")
+        path = os.path.join(self._folder, "door")
+        self._owner = os.getpid()
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-I",
+                str(_LAUNCHER),
+                str(tff_runtime.binary()),
+                path,
+                str(os.getpid()),
+                ",".join(map(str, cpus)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        words = self._process.stdout.readline().split()
+        self._process.stdout.close()
+        if len(words) != 2:
+            self.close()
+            raise WorkerError(
+                "A worker process did not start.",
+                expected="the worker of tensorflow-federated, which listens within a minute",
+                remedy="Run `keras-private doctor`; look for a full disk or too little memory.",
+            )
+        self.isolated = words[0] == b"isolated"
+        self.pid = int(words[1])
+        self.target = f"unix:{path}"
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the worker. In a process forked from its owner, nothing happens."""
+        if os.getpid() != self._owner:
+            return
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Place:
+    """One worker, started or started again when it is needed."""
+
+    def __init__(self, deadline: float, address: Optional[str] = None, cpus: Sequence[int] = ()) -> None:
+        self._deadline, self._address, self._cpus = deadline, address, cpus
+        self._worker: Optional[OwnedWorker] = None
+        self._connection: Optional[tff_runtime.Connection] = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._address or f"local worker {self._worker.pid if self._worker else '(not started)'}"
+
+    @property
+    def worker(self) -> Optional[OwnedWorker]:
+        return self._worker
+
+    def run(self, computation: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            connection = self._connected()
+        try:
+            return connection.run(computation, *arguments)
+        except tff_runtime.LostWorker as error:
+            with self._lock:
+                self._drop(connection)
+            raise WorkerError(
+                f"{self.name} was lost in the middle of its work: {error}",
+                expected=f"an answer within {self._deadline:g} seconds",
+                remedy="Look at the worker's memory and log; run fit again from `initial_epoch`, or with more workers.",
+            ) from error
+        except tff_runtime.FailedWork as error:
+            raise WorkerError(
+                f"The work failed at {self.name}: {error}",
+                expected="a client's examples that its model and files can serve",
+                remedy="The message names the operation. Files of clients must be readable by the worker.",
+            ) from error
+
+    def _connected(self) -> tff_runtime.Connection:
+        if self._worker is not None and not self._worker.alive and self._connection is not None:
+            self._drop(self._connection)
+        if self._connection is None:
+            if self._address is None:
+                self._worker = OwnedWorker(self._cpus)
+            target = self._address if self._worker is None else self._worker.target
+            self._connection = tff_runtime.Connection(str(target), self._deadline)
+        return self._connection
+
+    def _drop(self, connection: tff_runtime.Connection) -> None:
+        if self._connection is not connection:
+            return
+        connection.close()
+        self._connection = None
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._drop(self._connection)
+
+
+class Workers:
+    """The workers of one `fit` or evaluation.
+
+    Guarantees:
+        - A share of clients counts once: what a lost worker may have done is thrown away, and the share is done
+          again, at most `ATTEMPTS` times, by another worker or by one started anew.
+
+    Attributes:
+        names: Of the workers, for messages.
+    """
+
+    def __init__(self, places: Sequence[_Place]) -> None:
+        self._places = list(places)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self._places)
+
+    @property
+    def owned(self) -> tuple[OwnedWorker, ...]:
+        """Worker processes of this process that have been started."""
+        return tuple(place.worker for place in self._places if place.worker is not None)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def run(self, computation: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a computation on the first worker.
+
+        Raises:
+            WorkerError: The worker was lost, or the computation failed.
+        """
+        return self._places[0].run(computation, *arguments)
+
+    def spread(self, computation: Callable[..., Any], sent: Any, clients: Sequence[Any]) -> list[tuple[list[int], Any]]:
+        """Runs a computation (sent, some clients) on all workers, each with a share of the clients.
+
+        Returns:
+            For each share the positions of its clients, and the computation's result.
+
+        Raises:
+            WorkerError: A share could not be done.
+        """
+        count = min(len(self._places), len(clients))
+        shares = [list(range(first, len(clients), count)) for first in range(count)]
+
+        def done(index: int) -> Any:
+            share = shares[index]
+            for attempt in range(ATTEMPTS):
+                place = self._places[(index + attempt) % len(self._places)]
+                try:
+                    return share, place.run(computation, sent, [clients[position] for position in share])
+                except WorkerError:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+            raise AssertionError("unreachable")
+
+        if count == 1:
+            return [done(0)]
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            return list(pool.map(done, range(count)))
+
+    def close(self) -> None:
+        for place in self._places:
+            place.close()
+
+
+_kept: dict[int, Workers] = {}
+_kept_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def use(hosts: Hosts = None, deadline: float = DEADLINE) -> Iterator[Workers]:
+    """Workers to run clients' work on.
+
+    Args:
+        hosts: None for one process of this process, which later uses share and which ends with it; a number of
+            them, which end with this use; or addresses, "host:port".
+        deadline: Seconds for one call.
+
+    Raises:
+        ConfigurationError: Something else.
+        WorkerError: A process could not be started.
+    """
+    if hosts is None:
+        yield _shared(deadline)
+        return
+    if isinstance(hosts, bool) or not isinstance(hosts, (int, list, tuple)) or not hosts or _negative(hosts):
+        raise ConfigurationError(
+            f"workers is {hosts!r}.",
+            expected="None, a number of local processes, or a list of addresses 'host:port'",
+            remedy="Leave it out for one local process.",
+        )
+    if isinstance(hosts, int):
+        found = Workers([_Place(deadline) for _ in range(hosts)])
+    else:
+        found = Workers([_Place(deadline, _checked(address)) for address in hosts])
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _shared(deadline: float) -> Workers:
+    with _kept_lock:
+        # A forked process has its own: a connection does not survive a fork.
+        own = os.getpid()
+        if own not in _kept:
+            _kept.clear()
+            _kept[own] = Workers([_Place(deadline)])
+        return _kept[own]
+
+
+def close() -> None:
+    """Ends the worker that uses without `workers` share; the next use starts another."""
+    with _kept_lock:
+        found = _kept.pop(os.getpid(), None)
+    if found is not None:
+        found.close()
+
+
+atexit.register(close)
+
+
+def _negative(hosts: Any) -> bool:
+    return isinstance(hosts, int) and hosts < 1
+
+
+def _checked(address: Any) -> str:
+    host, separator, port = str(address).rpartition(":")
+    if not isinstance(address, str) or not separator or not port.isdigit():
+        raise ConfigurationError(
+            f"The worker's address {address!r}", expected="'host:port'", remedy="Give such an address."
+        )
+    if host.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigurationError(
+            f"The worker {address!r} is on another host, and its link would carry updates in the clear.",
+            expected="a loopback address, or a link with mutual TLS",
+            remedy="Put a tunnel with mutual authentication before the worker and give its local end.",
+        )
+    return address
