@@ -58,7 +58,7 @@ class Connection:
 
         def stack(cardinalities: Any) -> Any:
             cardinalities.setdefault(package().CLIENTS, 0)
-            stub = framework.RemoteExecutorGrpcStub(channel)
+            stub = framework.RemoteExecutorGrpcStub(_Unwatched(channel))
             stub._stub = _Calls(stub._stub, deadline, grpc)
             executor = framework.RemoteExecutor(stub)
             executor.set_cardinalities(cardinalities)
@@ -84,6 +84,19 @@ class Connection:
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self._channel.close()
+
+
+class _Unwatched:
+    """A gRPC channel whose connectivity nobody polls: the thread that does so fails when the channel is closed."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def subscribe(self, callback: Callable[..., Any], try_to_connect: bool = False) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
 
 
 class _Calls:
