@@ -107,3 +107,7 @@ class AggregationError(PrivacyError, RuntimeError):
 
 class WorkerError(PrivacyError, RuntimeError):
     """A worker that does the clients' work ended, cannot be reached, or took too long."""
+
+
+class CheckpointError(PrivacyError, OSError):
+    """A checkpoint cannot be written, or those that are there belong to another training."""

@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, UnsupportedModelError
 from . import local_work, workers
 from .aggregators.base import Aggregator, Round
 from .aggregators.mean import Mean
+from .checkpoints import Checkpoints
 from .clients import Clients
 from .engine import Engine, Setting
 from .models import build, copy_of
@@ -42,6 +43,7 @@ class FitArguments:
     sampling: Optional[str]
     workers: Any
     seed: Optional[int]
+    checkpoints: Any
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("initial_epoch", 0), ("local_epochs", 1), ("batch_size", 1)):
@@ -85,12 +87,15 @@ class Fitting:
             aggregator.prepare(work.dimension, sampler.cohort)
             engine = self._engine(work, clients, arguments.shuffle)
             step = ServerStep(owner.model, work, owner.server_optimizer, owner.model.optimizer)
+            saved, first = self._resumed(arguments, clients)
             with workers.use(arguments.workers) as hosts:
                 follow.on_train_begin()
-                for epoch in range(arguments.initial_epoch, arguments.epochs):
+                for epoch in range(first, arguments.epochs):
                     follow.on_epoch_begin(epoch)
                     setting = Setting(session, epoch + 1, arguments.local_epochs, arguments.batch_size)
                     logs = self._round(engine, step, sampler.draw(), setting, generator, hosts)
+                    if saved is not None:
+                        saved.write(epoch + 1)
                     if arguments.validation_data is not None and (epoch + 1) % arguments.validation_freq == 0:
                         logs.update(self._validate(arguments, hosts))
                     follow.on_epoch_end(epoch, logs)
@@ -100,6 +105,24 @@ class Fitting:
         finally:
             aggregator.close()
         return owner.history
+
+    def _resumed(self, arguments: FitArguments, clients: Clients) -> tuple[Optional[Checkpoints], int]:
+        """The folder of checkpoints if there is one, and the round that was done last."""
+        owner = self._owner
+        if arguments.checkpoints is None:
+            return None, arguments.initial_epoch
+        identity = {
+            # Not names: Keras counts them up within a process.
+            "model": [[variable.shape.as_list(), variable.dtype.name] for variable in owner.model.weights],
+            "algorithm": repr(owner.algorithm),
+            "client_optimizer": type(owner.model.optimizer).__name__,
+            "server_optimizer": type(owner.server_optimizer).__name__,
+        }
+        variables = [*owner.model.weights, *owner.server_optimizer.variables, *owner.model.optimizer.variables]
+        saved = Checkpoints(arguments.checkpoints, identity, variables)
+        done = saved.restore()
+        owner.rounds_done = max(owner.rounds_done, done)
+        return saved, max(done, arguments.initial_epoch)
 
     def _round(
         self,

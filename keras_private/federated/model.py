@@ -125,6 +125,7 @@ class FederatedModel:
         sampling: Optional[str] = None,
         workers: Any = None,
         seed: Optional[int] = None,
+        checkpoints: Union[str, os.PathLike[str], None] = None,
     ) -> Any:
         """Trains for some rounds.
 
@@ -145,6 +146,8 @@ class FederatedModel:
             workers: Where clients' work runs: None for one process that this one owns, a number of them, or
                 addresses.
             seed: Makes clients and orders of examples repeatable; refused if the aggregator is private.
+            checkpoints: A folder that gets the state after each round; if it holds some, fit goes on after the newest
+                whole one.
 
         Returns:
             Keras's History: the metrics of training over the clients of each round, `clients` that counted, and those
@@ -156,6 +159,7 @@ class FederatedModel:
             UnsupportedModelError: The model cannot run at clients, or not under this aggregator.
             AggregationError: The updates have no finite mean.
             WorkerError: No worker could do the work of a round.
+            CheckpointError: A checkpoint cannot be written, or is of another training.
         """
         arguments = FitArguments(
             epochs=epochs,
@@ -171,6 +175,7 @@ class FederatedModel:
             sampling=sampling,
             workers=workers,
             seed=seed,
+            checkpoints=checkpoints,
         )
         return self._compiled()[0].fit(as_clients(clients), arguments)
 
