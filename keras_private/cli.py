@@ -17,6 +17,7 @@ from typing import Any
 import keras_private
 from keras_private import _backends
 from keras_private.encrypted.cluster import commands
+from keras_private.federated import commands as worker_commands
 
 PYTHON_VERSIONS = ((3, 9), (3, 11))
 
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
-    if options.command in commands.COMMANDS:
-        return commands.run(options)
+    for group in (commands, worker_commands):
+        if options.command in group.COMMANDS:
+            return group.run(options)
     found = diagnose()
     as_json = {**dataclasses.asdict(found), "dp_works": found.dp_works}
     print(json.dumps(as_json, indent=2) if options.json else text(found))
@@ -88,6 +90,7 @@ def _parser(has_demo: bool) -> argparse.ArgumentParser:
     if has_demo:
         known.add_parser("demo", help="train on real images, with and without differential privacy", add_help=False)
     commands.add_commands(known)
+    worker_commands.add_commands(known)
     return parser
 
 

@@ -1,12 +1,54 @@
-"""Federation: clients -> local training -> aggregation -> server step."""
+"""Federation: clients -> local training -> aggregation -> server step. Names load when they are first used."""
 
 from __future__ import annotations
 
-from . import partition
-from .aggregators.mean import Mean
-from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
-from .clients import Clients
-from .model import FederatedModel
-from .yogi import Yogi
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Clients", "FedAvg", "FedProx", "FedSGD", "FederatedModel", "Mean", "MimeLite", "Yogi", "partition"]
+if TYPE_CHECKING:
+    from . import partition
+    from .aggregators.mean import Mean
+    from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
+    from .clients import Clients
+    from .model import FederatedModel
+    from .remote_worker import RemoteWorker
+    from .yogi import Yogi
+
+__all__ = [
+    "Clients",
+    "FedAvg",
+    "FedProx",
+    "FedSGD",
+    "FederatedModel",
+    "Mean",
+    "MimeLite",
+    "RemoteWorker",
+    "Yogi",
+    "partition",
+]
+
+_HOME = {
+    "Clients": "clients",
+    "FedAvg": "algorithms",
+    "FedProx": "algorithms",
+    "FedSGD": "algorithms",
+    "FederatedModel": "model",
+    "Mean": "aggregators.mean",
+    "MimeLite": "algorithms",
+    "RemoteWorker": "remote_worker",
+    "Yogi": "yogi",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "partition":
+        return importlib.import_module(f"{__name__}.partition")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

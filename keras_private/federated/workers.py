@@ -6,108 +6,39 @@ import atexit
 import concurrent.futures
 import contextlib
 import os
-import pathlib
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Union
 
 from .._backends import tff_runtime
 from ..errors import ConfigurationError, WorkerError
+from .owned_worker import OwnedWorker
+from .remote_worker import RemoteWorker, split
 
 DEADLINE = 600.0
 """Seconds that a worker has for one call."""
 ATTEMPTS = 3
 """Workers that are tried for one share of the clients before the failure is the caller's."""
-_LAUNCHER = pathlib.Path(__file__).with_name("worker_launcher.py")
-Hosts = Union[None, int, Sequence[str]]
 
 
-class OwnedWorker:
-    """A worker process of this process.
-
-    Guarantees:
-        - It ends when this process ends, in whatever way: its launcher watches this process and a pipe from it.
-        - It holds none of this process's pipes or files.
-        - Where `isolated`, nobody but this user reaches it: it has a network of its own, and a Unix socket in a
-          folder of mode 0700 is the only way in.
-
-    Not guaranteed:
-        - Where not `isolated` (the system grants no network namespaces), the worker listens on all interfaces of the
-          host, as TensorFlow Federated made it, and runs whatever anybody who reaches the port sends.
-
-    Attributes:
-        isolated: As above.
-        pid: Of the worker.
-    """
-
-    def __init__(self, cpus: Sequence[int] = ()) -> None:
-        self._folder = tempfile.mkdtemp(prefix="keras-private-")
-        path = os.path.join(self._folder, "door")
-        self._owner = os.getpid()
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                str(_LAUNCHER),
-                str(tff_runtime.binary()),
-                path,
-                str(os.getpid()),
-                ",".join(map(str, cpus)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        words = self._process.stdout.readline().split()
-        self._process.stdout.close()
-        if len(words) != 2:
-            self.close()
-            raise WorkerError(
-                "A worker process did not start.",
-                expected="the worker of tensorflow-federated, which listens within a minute",
-                remedy="Run `keras-private doctor`; look for a full disk or too little memory.",
-            )
-        self.isolated = words[0] == b"isolated"
-        self.pid = int(words[1])
-        self.target = f"unix:{path}"
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """Ends the worker. In a process forked from its owner, nothing happens."""
-        if os.getpid() != self._owner:
-            return
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]]]
 
 
 class _Place:
     """One worker, started or started again when it is needed."""
 
-    def __init__(self, deadline: float, address: Optional[str] = None, cpus: Sequence[int] = ()) -> None:
-        self._deadline, self._address, self._cpus = deadline, address, cpus
+    def __init__(self, deadline: float, at: Union[str, RemoteWorker, None] = None, cpus: Sequence[int] = ()) -> None:
+        self._deadline, self._at, self._cpus = deadline, at, cpus
         self._worker: Optional[OwnedWorker] = None
+        self._link: Any = None
         self._connection: Optional[tff_runtime.Connection] = None
         self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
-        return self._address or f"local worker {self._worker.pid if self._worker else '(not started)'}"
+        if self._at is None:
+            return f"local worker {self._worker.pid if self._worker else '(not started)'}"
+        return self._at if isinstance(self._at, str) else f"{self._at.name} at {self._at.address}"
 
     @property
     def worker(self) -> Optional[OwnedWorker]:
@@ -137,10 +68,15 @@ class _Place:
         if self._worker is not None and not self._worker.alive and self._connection is not None:
             self._drop(self._connection)
         if self._connection is None:
-            if self._address is None:
+            if self._at is None:
                 self._worker = OwnedWorker(self._cpus)
-            target = self._address if self._worker is None else self._worker.target
-            self._connection = tff_runtime.Connection(str(target), self._deadline)
+                target = self._worker.target
+            elif isinstance(self._at, str):
+                target = self._at
+            else:
+                self._link = self._at.link()
+                target = self._link.target
+            self._connection = tff_runtime.Connection(target, self._deadline)
         return self._connection
 
     def _drop(self, connection: tff_runtime.Connection) -> None:
@@ -148,9 +84,10 @@ class _Place:
             return
         connection.close()
         self._connection = None
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        for each in (self._worker, self._link):
+            if each is not None:
+                each.close()
+        self._worker = self._link = None
 
     def close(self) -> None:
         with self._lock:
@@ -235,7 +172,7 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE) -> Iterator[Workers]:
 
     Args:
         hosts: None for one process of this process, which later uses share and which ends with it; a number of
-            them, which end with this use; or addresses, "host:port".
+            them, which end with this use; or RemoteWorkers, or addresses "host:port" of this host.
         deadline: Seconds for one call.
 
     Raises:
@@ -248,7 +185,7 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE) -> Iterator[Workers]:
     if isinstance(hosts, bool) or not isinstance(hosts, (int, list, tuple)) or not hosts or _negative(hosts):
         raise ConfigurationError(
             f"workers is {hosts!r}.",
-            expected="None, a number of local processes, or a list of addresses 'host:port'",
+            expected="None, a number of local processes, or a list of RemoteWorkers or addresses 'host:port'",
             remedy="Leave it out for one local process.",
         )
     if isinstance(hosts, int):
@@ -286,16 +223,16 @@ def _negative(hosts: Any) -> bool:
     return isinstance(hosts, int) and hosts < 1
 
 
-def _checked(address: Any) -> str:
-    host, separator, port = str(address).rpartition(":")
-    if not isinstance(address, str) or not separator or not port.isdigit():
-        raise ConfigurationError(
-            f"The worker's address {address!r}", expected="'host:port'", remedy="Give such an address."
-        )
-    if host.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
+def _checked(given: Any) -> Union[str, RemoteWorker]:
+    if isinstance(given, RemoteWorker):
+        split(given.address)
+        return given
+    address: str = given
+    host, _ = split(address)
+    if host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigurationError(
             f"The worker {address!r} is on another host, and its link would carry updates in the clear.",
-            expected="a loopback address, or a link with mutual TLS",
-            remedy="Put a tunnel with mutual authentication before the worker and give its local end.",
+            expected="a loopback address, or a RemoteWorker, whose link is mutual TLS",
+            remedy="Run `keras-private worker` there, and give kp.federated.RemoteWorker(name, address, certificates).",
         )
     return address

@@ -1,0 +1,1 @@
+"""Worker processes: how they are started, reached, and served to other hosts."""
