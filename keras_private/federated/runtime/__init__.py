@@ -1,1 +1,0 @@
-"""Worker processes: how they are started, reached, and served to other hosts."""
