@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -88,7 +88,8 @@ class Engine:
             "session": setting.session,
             "round": np.int64(setting.number),
         }
-        done = hosts.spread(self._computation, sent, [self._client(name, seed) for name in names])
+        orders = [_order(seed) for _ in names]
+        done = hosts.spread(self._computation, sent, _Values(self._client, names, orders))
         each: list[Mapping[str, np.ndarray]] = [{} for _ in names]
         for share, result in done:
             for position, item in zip(share, result.get("each", [])):
@@ -104,12 +105,28 @@ class Engine:
         """What a round without clients reports."""
         return Reports(tff_learning.zeros(self._computation), ())
 
-    def _client(self, name: str, seed: Optional[np.random.Generator]) -> dict[str, Any]:
-        draw = secrets.randbits(62) if seed is None else int(seed.integers(0, 2**62))
-        order = np.array([draw >> 31, draw & 0x7FFFFFFF], np.int32)
+    def _client(self, name: str, order: np.ndarray) -> dict[str, Any]:
         if self._keys:
             return {"name": name, "seed": order, "key": self._keys[name]}
         return {"name": name, "seed": order, "data": tf.nest.flatten(self._clients.whole(name))}
+
+
+class _Values(Sequence[Any]):
+    """The clients' values, made when they are asked for: no more examples are held than are on their way."""
+
+    def __init__(self, make: Callable[..., Any], names: Sequence[str], orders: Sequence[np.ndarray]) -> None:
+        self._make, self._names, self._orders = make, names, orders
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._names[index], self._orders[index])
+
+
+def _order(seed: Optional[np.random.Generator]) -> np.ndarray:
+    draw = secrets.randbits(62) if seed is None else int(seed.integers(0, 2**62))
+    return np.array([draw >> 31, draw & 0x7FFFFFFF], np.int32)
 
 
 def _keys(clients: Clients) -> Mapping[str, str]:

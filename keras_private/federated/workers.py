@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import collections
 import concurrent.futures
 import contextlib
 import os
@@ -18,7 +19,9 @@ from .remote_worker import RemoteWorker, split
 DEADLINE = 600.0
 """Seconds that a worker has for one call."""
 ATTEMPTS = 3
-"""Workers that are tried for one share of the clients before the failure is the caller's."""
+"""Times that one share of the clients is tried before the failure is the caller's."""
+SHARE = 32
+"""Clients of a share: what a worker holds at a time, and what its loss costs."""
 
 
 Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]]]
@@ -130,7 +133,12 @@ class Workers:
         return self._places[0].run(computation, *arguments)
 
     def spread(self, computation: Callable[..., Any], sent: Any, clients: Sequence[Any]) -> list[tuple[list[int], Any]]:
-        """Runs a computation (sent, some clients) on all workers, each with a share of the clients.
+        """Runs a computation (sent, some clients) on all workers, each with a share of the clients at a time.
+
+        Args:
+            computation: Of a value at the server and one at each client.
+            sent: The value at the server.
+            clients: The values at the clients; each is asked for when its share begins.
 
         Returns:
             For each share the positions of its clients, and the computation's result.
@@ -138,24 +146,44 @@ class Workers:
         Raises:
             WorkerError: A share could not be done.
         """
-        count = min(len(self._places), len(clients))
-        shares = [list(range(first, len(clients), count)) for first in range(count)]
+        size = max(1, min(SHARE, -(-len(clients) // len(self._places))))
+        shares = [list(range(first, min(first + size, len(clients)))) for first in range(0, len(clients), size)]
+        waiting = collections.deque(range(len(shares)))
+        done: dict[int, Any] = {}
+        failures: list[WorkerError] = []
+        attempts = collections.Counter[int]()
+        lock = threading.Lock()
 
-        def done(index: int) -> Any:
-            share = shares[index]
-            for attempt in range(ATTEMPTS):
-                place = self._places[(index + attempt) % len(self._places)]
+        def work(place: _Place) -> None:
+            while not failures:
+                with lock:
+                    if not waiting:
+                        return
+                    index = waiting.popleft()
                 try:
-                    return share, place.run(computation, sent, [clients[position] for position in share])
-                except WorkerError:
-                    if attempt == ATTEMPTS - 1:
-                        raise
-            raise AssertionError("unreachable")
+                    done[index] = place.run(computation, sent, [clients[position] for position in shares[index]])
+                except WorkerError as error:
+                    with lock:
+                        attempts[index] += 1
+                        if attempts[index] >= ATTEMPTS:
+                            failures.append(error)
+                        # At the end: shares that nobody has tried are not held up by one that was lost.
+                        waiting.append(index)
 
-        if count == 1:
-            return [done(0)]
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            return list(pool.map(done, range(count)))
+        if len(self._places) == 1 or len(shares) == 1:
+            # Without a thread of its own, so that an interrupt reaches the caller.
+            while waiting and not failures:
+                for place in self._places:
+                    work(place)
+        else:
+            with concurrent.futures.ThreadPoolExecutor(len(self._places)) as pool:
+                for each in [pool.submit(work, place) for place in self._places]:
+                    each.result()
+                while waiting and not failures:
+                    work(self._places[0])
+        if failures:
+            raise failures[0]
+        return [(share, done[index]) for index, share in enumerate(shares)]
 
     def close(self) -> None:
         for place in self._places:
