@@ -84,6 +84,7 @@ def test_drawn_architectures_are_exact_on_a_grid(blocks, end, seed):
     st.booleans(),
     st.integers(0, 99),
 )
+@pytest.mark.slow
 def test_drawn_smooth_architectures(activations, gated, seed):
     tf.keras.utils.set_random_seed(seed)
     inputs = tf.keras.Input((5,))

@@ -132,6 +132,7 @@ def test_several_inputs_and_outputs_predict():
         encrypted.predict([data[0], data[1] + 4])
 
 
+@pytest.mark.slow
 def test_owners_of_columns_and_of_rows_train_as_one_owner_does():
     x, y = numbers(24, 5), labels(24)
     weights = []

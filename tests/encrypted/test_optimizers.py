@@ -163,6 +163,7 @@ def test_a_schedule_is_followed_step_by_step():
     assert abs(losses[0][-1] - losses[1][-1]) > 1e-2
 
 
+@pytest.mark.slow
 def test_adam_trains_as_in_keras_with_a_schedule_and_a_ragged_batch(tmp_path):
     def optimizer():
         return KO.Adam(KO.schedules.ExponentialDecay(0.02, 2, 0.9), amsgrad=True)

@@ -58,6 +58,7 @@ def assert_trains_as_keras(model, x, y, optimizer, rate, tolerance=3e-3):
         np.testing.assert_allclose(one, other, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_convolutions_and_dense_layers_train_as_keras_does():
     assert_trains_as_keras(images(0.05), *data(), tf.keras.optimizers.SGD, 0.2)
 

@@ -30,6 +30,7 @@ def test_the_witness_sees_retracing(warned):
     assert any("retracing" in each for each in warned)
 
 
+@pytest.mark.slow
 def test_many_models_trace_without_warnings(warned, tmp_path):
     x, y = np.zeros((4, 2)), np.zeros((4, 1))
     for number in range(7):

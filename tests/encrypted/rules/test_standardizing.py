@@ -150,6 +150,7 @@ def network():
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_normalized_blocks_learns_digits_as_keras_does():
     from sklearn.datasets import load_digits
 
