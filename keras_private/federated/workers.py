@@ -24,9 +24,6 @@ SHARE = 32
 """Clients of a share: what a worker holds at a time, and what its loss costs."""
 
 
-Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]]]
-
-
 class _Place:
     """One worker, started or started again when it is needed."""
 
@@ -146,7 +143,8 @@ class Workers:
         Raises:
             WorkerError: A share could not be done.
         """
-        size = max(1, min(SHARE, -(-len(clients) // len(self._places))))
+        # As many shares for each worker, and none much smaller than the others.
+        size = -(-len(clients) // (len(self._places) * -(-len(clients) // (SHARE * len(self._places)))))
         shares = [list(range(first, min(first + size, len(clients)))) for first in range(0, len(clients), size)]
         waiting = collections.deque(range(len(shares)))
         done: dict[int, Any] = {}
@@ -190,23 +188,29 @@ class Workers:
             place.close()
 
 
+Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]], Workers]
 _kept: dict[int, Workers] = {}
 _kept_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def use(hosts: Hosts = None, deadline: float = DEADLINE) -> Iterator[Workers]:
+def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> Iterator[Workers]:
     """Workers to run clients' work on.
 
     Args:
         hosts: None for one process of this process, which later uses share and which ends with it; a number of
-            them, which end with this use; or RemoteWorkers, or addresses "host:port" of this host.
+            them, which end with this use; RemoteWorkers, or addresses "host:port" of this host; or Workers of another
+            use, which that one ends.
         deadline: Seconds for one call.
+        pin: Give each of a number of local workers a core of its own.
 
     Raises:
         ConfigurationError: Something else.
         WorkerError: A process could not be started.
     """
+    if isinstance(hosts, Workers):
+        yield hosts
+        return
     if hosts is None:
         yield _shared(deadline)
         return
@@ -217,7 +221,8 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE) -> Iterator[Workers]:
             remedy="Leave it out for one local process.",
         )
     if isinstance(hosts, int):
-        found = Workers([_Place(deadline) for _ in range(hosts)])
+        cores = sorted(os.sched_getaffinity(0)) if pin else []
+        found = Workers([_Place(deadline, cpus=cores[n % len(cores) :][:1] if pin else ()) for n in range(hosts)])
     else:
         found = Workers([_Place(deadline, _checked(address)) for address in hosts])
     try:
