@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import weakref
+from collections.abc import Iterator
 from typing import Any, Optional, Union
 
 import tensorflow as tf
 
 from .._backends import keras_fit
-from ..errors import ConfigurationError
+from ..errors import BudgetExhaustedError, ConfigurationError, LedgerError
 from .accounting import ADD_OR_REMOVE, POISSON, UNKNOWN, ZERO_OUT, Charge, check_budget
+from .ledger import Ledger
 from .metering import Budget, Meter
 from .sampling import PoissonSampler
 
 
 class PrivacyBudget(tf.keras.callbacks.Callback):
     """Keeps `model.fit` with a DPOptimizer within (epsilon, delta), over all fits that share a ledger.
+
+    In the fit of a federated model with a private aggregator a step is a round, and the unit that epsilon is for is a
+    client with all its examples. Such a model offers `privacy_meter`, which takes the place of the optimizer.
 
     Guarantees:
         - No step runs uncharged: steps are reserved in the ledger, durably, before the optimizer's gate in the
@@ -34,7 +40,8 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     Args:
         epsilon: Target over all charges, above 0.
         delta: Target delta in (0, 1), well below 1 / examples.
-        data: The PoissonSampler that is passed to `fit`. Without it one example may be in every step.
+        data: The PoissonSampler that is passed to `fit`. Without it one example may be in every step. Not for rounds,
+            whose clients the federated model samples by itself.
         ledger: Path of the durable record; None keeps it in memory with the optimizer.
         accountant: "pld" or "rdp".
 
@@ -64,8 +71,9 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
         callback = weakref.ref(self)
         self._meter = Meter(
             Budget(float(epsilon), float(delta), accountant, path),
-            in_use=lambda: keras_fit.is_in_running_fit(callback()),
+            in_use=lambda: _in_use(callback()),
         )
+        self._rounds: Any = None
         self._per_execution = 1
         self._used_up = False
         self._warned: set[str] = set()
@@ -82,7 +90,7 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
 
     def statement(self) -> str:
         """The figure with all that it means, rounded up: delta, neighbouring relation, sampling, accountant."""
-        return self._meter.statement()
+        return self._in_unit(self._meter.statement())
 
     def charges_before(self, optimizer: Any) -> tuple[Charge, ...]:
         """What a fit with `optimizer` would find charged already.
@@ -97,42 +105,52 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     # Keras hooks.
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
-        optimizer = _dp_optimizer(self.model)
-        fit = keras_fit.running_fit(self.model)
+        self._rounds = getattr(self.model, "privacy_meter", None)
+        optimizer = _dp_optimizer(self.model) if self._rounds is None else self._rounds
+        fit = keras_fit.running_fit(self.model) if self._rounds is None else self._rounds.fit
         self._check_data(optimizer, fit)
         if fit is not None and fit.callbacks is not None:
             self._check_callbacks(fit.callbacks)
             keras_fit.move_first(self, fit.callbacks)
-        self._per_execution = keras_fit.steps_per_execution(self.model)
-        charge = self._charge_of_a_step(optimizer)
+        self._per_execution = 1 if self._rounds is not None else keras_fit.steps_per_execution(self.model)
+        charge = self._charge_of_a_step(optimizer) if self._rounds is None else None
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         planned = None
         if steps is not None and epochs is not None:
             planned = steps * max(epochs - (fit.initial_epoch if fit else 0), 0)
         self._used_up = False
-        self._meter.open(optimizer)
+        spent = self._meter.open(optimizer)
         try:
+            self._check_unit(optimizer)
             first = min(self._per_execution, steps or self._per_execution)
             num_examples = None if self._data is None else self._data.num_examples
-            self._meter.begin(charge, planned, first, num_examples)
+            if charge is None:
+                optimizer.calibrate(self._meter.budget, planned, spent)
+                charge, num_examples = optimizer.charge(), optimizer.population
+            with self._errors_in_unit():
+                self._meter.begin(charge, planned, first, num_examples)
         except BaseException:
             self._meter.close()
             raise
 
     def on_epoch_begin(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._meter.compare()
+        if self._rounds is not None:
+            with self._errors_in_unit():
+                self._meter.announce(1)
 
     def on_train_batch_begin(self, batch: int, logs: Optional[dict[str, Any]] = None) -> None:
-        self._meter.announce(1 if self._per_execution == 1 else keras_fit.steps_per_execution(self.model))
+        if self._rounds is None:
+            self._meter.announce(1 if self._per_execution == 1 else keras_fit.steps_per_execution(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Optional[dict[str, Any]] = None) -> None:
-        count = self._meter.count
-        if count + self._next_execution(batch) > self._meter.left and count != self._meter.planned:
-            self._used_up = True
-            self.model.stop_training = True
+        if self._rounds is None:
+            self._stop_before(self._next_execution(batch))
 
     def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._meter.compare()
+        if self._rounds is not None:
+            self._stop_before(1)
         if logs is not None:
             logs["epsilon"] = self.epsilon_spent
 
@@ -140,6 +158,12 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
         self._meter.end()
         if self._used_up and self.params.get("verbose"):
             print(f"Privacy budget used up, training stopped: {self.statement()}.")
+
+    def _stop_before(self, execution: int) -> None:
+        count = self._meter.count
+        if count + execution > self._meter.left and count != self._meter.planned:
+            self._used_up = True
+            self.model.stop_training = True
 
     def _charge_of_a_step(self, optimizer: Any) -> Charge:
         coordinates = max(int(optimizer.noise_coordinates), _trainable_coordinates(self.model))
@@ -153,10 +177,48 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
             return self._per_execution
         return min(self._per_execution, steps - (batch + 1) or steps)
 
+    def _in_unit(self, text: str) -> str:
+        return text if self._rounds is None else text.replace("one example", f"one {self._rounds.unit}")
+
+    @contextlib.contextmanager
+    def _errors_in_unit(self) -> Iterator[None]:
+        try:
+            yield
+        except BudgetExhaustedError as error:
+            if self._rounds is None:
+                raise
+            raise BudgetExhaustedError(
+                self._in_unit(error.problem),
+                expected=error.expected,
+                remedy="Use more noise or fewer clients a round from the start, or raise the target knowingly.",
+            ) from None
+
     # Checks.
+
+    def _check_unit(self, optimizer: Any) -> None:
+        """Refuses to add up charges for single examples and charges for clients."""
+        path = self._meter.budget.path
+        ledger = optimizer.ledger if path is None else Ledger.held(path)
+        unit = "" if self._rounds is None else self._rounds.unit
+        for session in () if ledger is None else ledger.sessions:
+            if session.reserved and session.identity.rpartition(":")[0] != unit:
+                raise LedgerError(
+                    f"the ledger holds steps of {session.identity}, which protect another unit than one "
+                    f"{unit or 'example'}.",
+                    expected="one ledger for single examples and another for clients",
+                    remedy="Name another file; the two guarantees do not add up.",
+                )
 
     def _check_data(self, optimizer: Any, fit: Optional[keras_fit.RunningFit]) -> None:
         iterated = None if fit is None else fit.data
+        if self._rounds is not None:
+            if self._data is not None:
+                raise ConfigurationError(
+                    "data names a sampler of examples, and rounds sample clients.",
+                    expected="PrivacyBudget(epsilon, delta) for a federated model",
+                    remedy="Leave data out; fit(sampling='poisson') is the default of private aggregators.",
+                )
+            return
         if self._data is None:
             if isinstance(iterated, PoissonSampler):
                 self._warn(
@@ -202,6 +264,11 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
         if what not in self._warned:
             self._warned.add(what)
             warnings.warn(message, stacklevel=2)
+
+
+def _in_use(callback: Any) -> bool:
+    rounds = getattr(callback, "_rounds", None)
+    return keras_fit.is_in_running_fit(callback) if rounds is None else rounds.fit is not None
 
 
 def _dp_optimizer(model: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import partition
     from .aggregators.mean import Mean
+    from .aggregators.private import DPAggregator
+    from .aggregators.robust import Median, Trimmed, Zeroing
     from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
     from .clients import Clients
     from .model import FederatedModel
@@ -16,27 +18,35 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clients",
+    "DPAggregator",
     "FedAvg",
     "FedProx",
     "FedSGD",
     "FederatedModel",
     "Mean",
+    "Median",
     "MimeLite",
     "RemoteWorker",
+    "Trimmed",
     "Yogi",
+    "Zeroing",
     "partition",
 ]
 
 _HOME = {
     "Clients": "clients",
+    "DPAggregator": "aggregators.private",
     "FedAvg": "algorithms",
     "FedProx": "algorithms",
     "FedSGD": "algorithms",
     "FederatedModel": "model",
     "Mean": "aggregators.mean",
+    "Median": "aggregators.robust",
     "MimeLite": "algorithms",
     "RemoteWorker": "remote_worker",
+    "Trimmed": "aggregators.robust",
     "Yogi": "yogi",
+    "Zeroing": "aggregators.robust",
 }
 
 

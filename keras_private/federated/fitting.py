@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import time
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -82,12 +81,15 @@ class Fitting:
         follow = callback_list(arguments.callbacks, owner, arguments.verbose, arguments.epochs)
         owner.stop_training = False
         session = secrets.token_hex(16)
+        meter = owner.privacy_meter if aggregator.private else None
         try:
             work = self._work(clients, arguments.shuffle)
             aggregator.prepare(work.dimension, sampler.cohort)
             engine = self._engine(work, clients, arguments.shuffle)
             step = ServerStep(owner.model, work, owner.server_optimizer, owner.model.optimizer)
-            saved, first = self._resumed(arguments, clients)
+            saved, first = self._resumed(arguments)
+            if meter is not None:
+                meter.begin(owner, sampler, follow.callbacks, first)
             with workers.use(arguments.workers) as hosts:
                 follow.on_train_begin()
                 for epoch in range(first, arguments.epochs):
@@ -103,10 +105,12 @@ class Fitting:
                         break
                 follow.on_train_end()
         finally:
+            if meter is not None:
+                meter.end()
             aggregator.close()
         return owner.history
 
-    def _resumed(self, arguments: FitArguments, clients: Clients) -> tuple[Optional[Checkpoints], int]:
+    def _resumed(self, arguments: FitArguments) -> tuple[Optional[Checkpoints], int]:
         """The folder of checkpoints if there is one, and the round that was done last."""
         owner = self._owner
         if arguments.checkpoints is None:
@@ -119,6 +123,8 @@ class Fitting:
             "server_optimizer": type(owner.server_optimizer).__name__,
         }
         variables = [*owner.model.weights, *owner.server_optimizer.variables, *owner.model.optimizer.variables]
+        if owner.aggregator.private:
+            variables += owner.privacy_meter.variables
         saved = Checkpoints(arguments.checkpoints, identity, variables)
         done = saved.restore()
         owner.rounds_done = max(owner.rounds_done, done)
@@ -134,12 +140,13 @@ class Fitting:
         hosts: workers.Workers,
     ) -> dict[str, float]:
         aggregator, owner = self._owner.aggregator, self._owner
-        begun = time.perf_counter()
         counted = None
         if names:
             reports, counted = engine.run(hosts, names, setting, generator)
         else:
             reports = engine.nothing()
+        if aggregator.private:
+            owner.privacy_meter.authorize_round()
         total = aggregator.total(reports, Round(setting.session, setting.number, tuple(names)))
         if total.weight > 0:
             step.apply(total.mean)
@@ -148,7 +155,6 @@ class Fitting:
         if total.clients is not None:
             logs["clients"] = float(total.clients)
         logs.update({name: float(value) for name, value in total.measurements.items()})
-        logs["round_seconds"] = time.perf_counter() - begun
         return logs
 
     def _validate(self, arguments: FitArguments, hosts: Any) -> dict[str, float]:

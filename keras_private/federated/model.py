@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from .aggregators.base import Aggregator
 from .aggregators.mean import Mean
 from .algorithms import Algorithm, algorithm_of
+from .budget import PrivacySpent, RoundMeter, meter_of
 from .clients import Clients, as_clients
 from .evaluating import Evaluation
 from .fitting import FitArguments, Fitting
@@ -69,8 +70,32 @@ class FederatedModel:
         self.server_optimizer: Any = None
         self.algorithm: Optional[Algorithm] = None
         self.rounds_done = 0
+        self._meter: Optional[RoundMeter] = None
         self._fitting: Optional[Fitting] = None
         self._evaluation: Optional[Evaluation] = None
+
+    @property
+    def privacy_meter(self) -> RoundMeter:
+        """Counts and charges the rounds of a private aggregator; `PrivacyBudget` finds it here.
+
+        Raises:
+            ConfigurationError: The aggregator is not private.
+        """
+        if self._meter is None:
+            self._meter = meter_of(self.aggregator)
+        return self._meter
+
+    def privacy_spent(self, delta: float, accountant: str = "pld") -> PrivacySpent:
+        """Epsilon of all rounds so far, of one client with all its examples.
+
+        Args:
+            delta: In (0, 1).
+            accountant: "pld" or "rdp".
+
+        Raises:
+            ConfigurationError: The aggregator is not private, or an argument is out of range.
+        """
+        return self.privacy_meter.privacy_spent(delta, accountant)
 
     def compile(
         self,

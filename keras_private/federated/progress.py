@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Optional
 
 import tensorflow as tf
 
-_HIDDEN = ("round_seconds", "lr")
+_HIDDEN = ("lr",)
 
 
 class RoundProgress(tf.keras.callbacks.Callback):
@@ -20,10 +21,13 @@ class RoundProgress(tf.keras.callbacks.Callback):
         super().__init__()
         self._verbose = verbose
         self._bar: Any = None
-        self._done = 0
+        self._done, self._begun = 0, 0.0
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
         self._bar = None
+
+    def on_epoch_begin(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
+        self._begun = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._done = epoch + 1
@@ -31,7 +35,7 @@ class RoundProgress(tf.keras.callbacks.Callback):
         rounds = self.params.get("epochs")
         if self._verbose == 2:
             figures = " - ".join(f"{name}: {value:.4f}" for name, value in shown)
-            seconds = (logs or {}).get("round_seconds", 0.0)
+            seconds = time.perf_counter() - self._begun
             print(f"Round {epoch + 1}/{rounds} - {seconds:.1f}s - {figures}", flush=True)
             return
         if self._bar is None:
