@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_private.encrypted.encryption import PrivateTensor, encrypt
     from keras_private.encrypted.model import EncryptedModel
     from keras_private.encrypted.serving import serve
+    from keras_private.federated.aggregators.secure import SecureAggregation
     from keras_private.federated.model import FederatedModel
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "PoissonSampler",
     "PrivacyBudget",
     "PrivateTensor",
+    "SecureAggregation",
     "__version__",
     "dp",
     "encrypt",
@@ -58,6 +60,7 @@ _HOME = {
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
     "PrivateTensor": "keras_private.encrypted.encryption",
+    "SecureAggregation": "keras_private.federated.aggregators.secure",
     "encrypt": "keras_private.encrypted.encryption",
     "fix": "keras_private.dp.validation",
     "make_private": "keras_private.dp.model",

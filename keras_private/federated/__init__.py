@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .aggregators.mean import Mean
     from .aggregators.private import DPAggregator
     from .aggregators.robust import Median, Trimmed, Zeroing
+    from .aggregators.secure import SecureAggregation
     from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
     from .clients import Clients
     from .model import FederatedModel
@@ -27,6 +28,7 @@ __all__ = [
     "Median",
     "MimeLite",
     "RemoteWorker",
+    "SecureAggregation",
     "Trimmed",
     "Yogi",
     "Zeroing",
@@ -44,6 +46,7 @@ _HOME = {
     "Median": "aggregators.robust",
     "MimeLite": "algorithms",
     "RemoteWorker": "remote_worker",
+    "SecureAggregation": "aggregators.secure",
     "Trimmed": "aggregators.robust",
     "Yogi": "yogi",
     "Zeroing": "aggregators.robust",

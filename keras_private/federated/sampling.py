@@ -40,7 +40,7 @@ class FixedSampler(ClientSampler):
 
     @property
     def cohort(self) -> Cohort:
-        return Cohort(float(self._size), self._size, len(self._names), True)
+        return Cohort(float(self._size), self._size, len(self._names), True, tuple(self._names))
 
     def draw(self) -> list[str]:
         everyone = range(len(self._names))
@@ -61,7 +61,8 @@ class PoissonClients(ClientSampler):
     @property
     def cohort(self) -> Cohort:
         population = len(self._names)
-        return Cohort(self.probability * population, population, population, self.probability >= 1.0)
+        names = tuple(self._names)
+        return Cohort(self.probability * population, population, population, self.probability >= 1.0, names)
 
     def draw(self) -> list[str]:
         if self.probability >= 1.0:

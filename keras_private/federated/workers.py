@@ -6,18 +6,19 @@ import atexit
 import collections
 import concurrent.futures
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Union
 
 from .._backends import tff_runtime
-from ..errors import ConfigurationError, WorkerError
+from ..errors import ConfigurationError, TransportError, WorkerError
 from .owned_worker import OwnedWorker
 from .remote_worker import RemoteWorker, split
 
 DEADLINE = 600.0
-"""Seconds that a worker has for one call."""
+"""Seconds that a worker has for one computation."""
 ATTEMPTS = 3
 """Times that one share of the clients is tried before the failure is the caller's."""
 SHARE = 32
@@ -25,14 +26,14 @@ SHARE = 32
 
 
 class _Place:
-    """One worker, started or started again when it is needed."""
+    """One worker, started or started again when it is needed. It does one computation at a time."""
 
-    def __init__(self, deadline: float, at: Union[str, RemoteWorker, None] = None, cpus: Sequence[int] = ()) -> None:
-        self._deadline, self._at, self._cpus = deadline, at, cpus
+    def __init__(self, at: Union[str, RemoteWorker, None] = None, cpus: Sequence[int] = ()) -> None:
+        self._at, self._cpus = at, cpus
         self._worker: Optional[OwnedWorker] = None
         self._link: Any = None
         self._connection: Optional[tff_runtime.Connection] = None
-        self._lock = threading.Lock()
+        self._turn, self._lock = threading.Lock(), threading.Lock()
 
     @property
     def name(self) -> str:
@@ -44,25 +45,37 @@ class _Place:
     def worker(self) -> Optional[OwnedWorker]:
         return self._worker
 
-    def run(self, computation: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, computation: Callable[..., Any], arguments: Sequence[Any], deadline: float) -> Any:
+        # Who waits for its turn has not begun: the deadline is of the work, and the worker may be another one then.
+        with self._turn:
+            return self._run(computation, arguments, deadline)
+
+    def _run(self, computation: Callable[..., Any], arguments: Sequence[Any], deadline: float) -> Any:
         with self._lock:
-            connection = self._connected()
+            connection, name = self._connected(), self.name
         try:
-            return connection.run(computation, *arguments)
+            return connection.run(computation, arguments, deadline)
         except tff_runtime.LostWorker as error:
             with self._lock:
                 self._drop(connection)
             raise WorkerError(
-                f"{self.name} was lost in the middle of its work: {error}",
-                expected=f"an answer within {self._deadline:g} seconds",
+                f"{name} was lost in the middle of its work: {error}",
+                expected=f"an answer within {deadline:g} seconds",
                 remedy="Look at the worker's memory and log; run fit again from `initial_epoch`, or with more workers.",
             ) from error
         except tff_runtime.FailedWork as error:
             raise WorkerError(
-                f"The work failed at {self.name}: {error}",
+                f"The work failed at {name}: {error}",
                 expected="a client's examples that its model and files can serve",
                 remedy="The message names the operation. Files of clients must be readable by the worker.",
             ) from error
+        except Exception:
+            raise
+        except BaseException:
+            # An interrupt: the worker would go on with what nobody wants, and the next computation wait for it.
+            with self._lock:
+                self._drop(connection)
+            raise
 
     def _connected(self) -> tff_runtime.Connection:
         if self._worker is not None and not self._worker.alive and self._connection is not None:
@@ -76,7 +89,7 @@ class _Place:
             else:
                 self._link = self._at.link()
                 target = self._link.target
-            self._connection = tff_runtime.Connection(target, self._deadline)
+            self._connection = tff_runtime.Connection(target)
         return self._connection
 
     def _drop(self, connection: tff_runtime.Connection) -> None:
@@ -100,14 +113,16 @@ class Workers:
 
     Guarantees:
         - A share of clients counts once: what a lost worker may have done is thrown away, and the share is done
-          again, at most `ATTEMPTS` times, by another worker or by one started anew.
+          again, by another worker or by one started anew; `ATTEMPTS` times in all, or once by each worker if they are
+          more.
+        - A call ends, with its whole result or with an error: each attempt has a deadline.
 
     Attributes:
         names: Of the workers, for messages.
     """
 
-    def __init__(self, places: Sequence[_Place]) -> None:
-        self._places = list(places)
+    def __init__(self, places: Sequence[_Place], deadline: float) -> None:
+        self._places, self._deadline = list(places), deadline
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,7 +142,7 @@ class Workers:
         Raises:
             WorkerError: The worker was lost, or the computation failed.
         """
-        return self._places[0].run(computation, *arguments)
+        return self._places[0].run(computation, arguments, self._deadline)
 
     def spread(self, computation: Callable[..., Any], sent: Any, clients: Sequence[Any]) -> list[tuple[list[int], Any]]:
         """Runs a computation (sent, some clients) on all workers, each with a share of the clients at a time.
@@ -143,30 +158,47 @@ class Workers:
         Raises:
             WorkerError: A share could not be done.
         """
+        if not clients:
+            return []
         # As many shares for each worker, and none much smaller than the others.
         size = -(-len(clients) // (len(self._places) * -(-len(clients) // (SHARE * len(self._places)))))
         shares = [list(range(first, min(first + size, len(clients)))) for first in range(0, len(clients), size)]
         waiting = collections.deque(range(len(shares)))
         done: dict[int, Any] = {}
-        failures: list[WorkerError] = []
+        failures: list[BaseException] = []
         attempts = collections.Counter[int]()
+        most = max(ATTEMPTS, len(self._places))
+        tried: list[set[_Place]] = [set() for _ in shares]
         lock = threading.Lock()
+
+        def next_of(place: _Place) -> Optional[int]:
+            # A share goes to each worker before it goes to one again: a dead one fails faster than a live one works.
+            with lock:
+                for index in waiting:
+                    if place not in tried[index] or len(tried[index]) == len(self._places):
+                        waiting.remove(index)
+                        tried[index].add(place)
+                        return index
+            return None
 
         def work(place: _Place) -> None:
             while not failures:
-                with lock:
-                    if not waiting:
-                        return
-                    index = waiting.popleft()
+                index = next_of(place)
+                if index is None:
+                    return
                 try:
-                    done[index] = place.run(computation, sent, [clients[position] for position in shares[index]])
-                except WorkerError as error:
+                    own = [clients[position] for position in shares[index]]
+                    done[index] = place.run(computation, (sent, own), self._deadline)
+                except (WorkerError, TransportError) as error:
                     with lock:
                         attempts[index] += 1
-                        if attempts[index] >= ATTEMPTS:
+                        if attempts[index] >= most:
                             failures.append(error)
                         # At the end: shares that nobody has tried are not held up by one that was lost.
                         waiting.append(index)
+                except BaseException as error:
+                    # Not the worker's: nobody else would do better, and nobody shall go on.
+                    failures.append(error)
 
         if len(self._places) == 1 or len(shares) == 1:
             # Without a thread of its own, so that an interrupt reaches the caller.
@@ -175,10 +207,14 @@ class Workers:
                     work(place)
         else:
             with concurrent.futures.ThreadPoolExecutor(len(self._places)) as pool:
-                for each in [pool.submit(work, place) for place in self._places]:
-                    each.result()
-                while waiting and not failures:
-                    work(self._places[0])
+                try:
+                    # Again, if a share was lost when the others had gone.
+                    while waiting and not failures:
+                        concurrent.futures.wait([pool.submit(work, place) for place in self._places])
+                except BaseException as error:
+                    # An interrupt does not wait for what nobody wants any more.
+                    failures.append(error)
+                    self.close()
         if failures:
             raise failures[0]
         return [(share, done[index]) for index, share in enumerate(shares)]
@@ -189,7 +225,7 @@ class Workers:
 
 
 Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]], Workers]
-_kept: dict[int, Workers] = {}
+_kept: dict[int, _Place] = {}
 _kept_lock = threading.Lock()
 
 
@@ -201,7 +237,7 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> I
         hosts: None for one process of this process, which later uses share and which ends with it; a number of
             them, which end with this use; RemoteWorkers, or addresses "host:port" of this host; or Workers of another
             use, which that one ends.
-        deadline: Seconds for one call.
+        deadline: Seconds for one computation, from when the worker begins it.
         pin: Give each of a number of local workers a core of its own.
 
     Raises:
@@ -211,8 +247,18 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> I
     if isinstance(hosts, Workers):
         yield hosts
         return
+    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < math.inf:
+        raise ConfigurationError(
+            f"The deadline of workers is {deadline!r}.", expected="seconds, more than 0", remedy="Leave it out."
+        )
+    if pin and (isinstance(hosts, bool) or not isinstance(hosts, int)):
+        raise ConfigurationError(
+            f"Processors are asked for, and workers is {hosts!r}.",
+            expected="a number of local processes",
+            remedy="Leave out pin.",
+        )
     if hosts is None:
-        yield _shared(deadline)
+        yield Workers([_shared()], deadline)
         return
     if isinstance(hosts, bool) or not isinstance(hosts, (int, list, tuple)) or not hosts or _negative(hosts):
         raise ConfigurationError(
@@ -222,22 +268,23 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> I
         )
     if isinstance(hosts, int):
         cores = sorted(os.sched_getaffinity(0)) if pin else []
-        found = Workers([_Place(deadline, cpus=cores[n % len(cores) :][:1] if pin else ()) for n in range(hosts)])
+        places = [_Place(cpus=cores[n % len(cores) :][:1] if pin else ()) for n in range(hosts)]
     else:
-        found = Workers([_Place(deadline, _checked(address)) for address in hosts])
+        places = [_Place(_checked(address)) for address in hosts]
+    found = Workers(places, deadline)
     try:
         yield found
     finally:
         found.close()
 
 
-def _shared(deadline: float) -> Workers:
+def _shared() -> _Place:
     with _kept_lock:
         # A forked process has its own: a connection does not survive a fork.
         own = os.getpid()
         if own not in _kept:
             _kept.clear()
-            _kept[own] = Workers([_Place(deadline)])
+            _kept[own] = _Place()
         return _kept[own]
 
 
@@ -249,6 +296,13 @@ def close() -> None:
         found.close()
 
 
+def _unlock() -> None:
+    # Whoever held the lock when the process was forked is not in the fork.
+    global _kept_lock
+    _kept_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 atexit.register(close)
 
 

@@ -56,11 +56,10 @@ def test_a_minority_of_liars_moves_no_coordinate_out_of_the_range_of_the_others(
     for aggregator, liars in ((Trimmed(0.3), clients * 3 // 10), (Median(), (clients - 1) // 2)):
         updates = honest_and_liars.copy()
         updates[:liars] = data.draw(
-            arrays.arrays(np.float32, (liars, 3), elements=st.sampled_from([1e30, -1e30, 0.5, 100.0]))
+            arrays.arrays(np.float32, (liars, 3), elements=st.sampled_from([2.0**100, -(2.0**100), 0.5, 64.0]))
         )
         found, honest = simulate(aggregator, updates).mean, updates[liars:]
         assert (found >= honest.min(axis=0) - 1e-7).all() and (found <= honest.max(axis=0) + 1e-7).all()
-    assert abs(simulate(Mean(), updates).mean).max() >= 0, "of the plain mean nothing of the kind is true"
 
 
 def test_one_liar_steers_the_mean_and_none_of_these():
@@ -133,7 +132,8 @@ def test_zeroing_takes_over_what_is_inside():
     assert aggregator.lists_updates and not aggregator.weighted
     assert not Zeroing(l2_norm_bound=2.0).lists_updates and Zeroing().lists_updates and Zeroing().weighted
     described = Zeroing(Median()).description()
-    assert described["inner"]["name"] == "Median" and described["quantile"] == 0.5 and len(described["protects_from"]) == 2
+    assert described["inner"]["name"] == "Median" and described["quantile"] == 0.5
+    assert len(described["protects_from"]) == 2
 
 
 class Hidden(Mean):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -18,6 +19,7 @@ import pytest
 from keras_private._backends import tff_learning
 from keras_private.errors import ConfigurationError, WorkerError
 from keras_private.federated import workers
+from keras_private.federated.owned_worker import OwnedWorker
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -141,67 +143,134 @@ def _nothing():
 
 
 PROGRAM = """
-    import sys, time
-    import numpy as np
-    from keras_private._backends import tff_learning
-    from keras_private.federated import workers
-    tff = tff_learning.package()
+import json, os, sys, time
+import numpy as np
+from keras_private._backends import tff_learning
+from keras_private.federated import workers
+tff = tff_learning.package()
+"""
+FORKS = """
+for line in sys.stdin:
+    code, child = json.loads(line), os.fork()
+    if child == 0:
+        break
+    print(child, flush=True)
+    print("status", os.waitpid(child, 0)[1], flush=True)
+else:
+    sys.exit()
+exec(code)
+"""
+USE = """
+number = tff.types.TensorType(np.int64, [])
 
-    @tff.tensorflow.computation
-    def one():
-        return 1
+@tff.federated_computation(tff.FederatedType(number, tff.SERVER), tff.FederatedType(number, tff.CLIENTS))
+def total(sent, own):
+    return tff.federated_sum(own)
 
-    with workers.use({hosts}) as found:
-        assert found.run(one) == 1
-        print(*[worker.pid for worker in found.owned], flush=True)
-        {end}
+with workers.use({hosts}) as found:
+    assert sum(int(part) for _, part in found.spread(total, np.int64(0), [np.int64(1), np.int64(2)])) == 3
+    print(*[worker.pid for worker in found.owned], flush=True)
+    {end}
 """
 
 
-def program(end: str, hosts: str = "None") -> list[str]:
-    return [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM.format(end=end, hosts=hosts))]
+def use(end: str, hosts: str = "None") -> str:
+    return USE.format(end=end.replace("\n", "\n    "), hosts=hosts)
 
 
-@pytest.mark.parametrize(
-    ("end", "hosts"), [("pass", "None"), ("raise SystemExit(3)", "2"), ("import os; os._exit(1)", "None")]
-)
-def test_workers_end_with_the_process_and_hold_no_pipe(end, hosts):
+class Doomed:
+    """Processes that use workers and end, each forked from one that has imported what they need, and used nothing."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-W", "ignore", "-c", PROGRAM + FORKS]
+        pipe = subprocess.PIPE
+        self._origin = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
+    def start(self, code: str) -> int:
+        print(json.dumps(code), file=self._origin.stdin, flush=True)
+        return int(self.numbers()[0])
+
+    def numbers(self) -> list[int]:
+        return [int(word) for word in self._origin.stdout.readline().split() if word != "status"]
+
+    def end(self) -> str:
+        """What is left of output; comes when no process holds it any more."""
+        return self._origin.communicate(timeout=30)[0]
+
+
+@pytest.fixture(scope="module")
+def doomed():
+    found = Doomed()
+    yield found
+    assert found.end() == ""
+
+
+def test_workers_hold_no_pipe():
     # A worker that held standard output would keep this call waiting.
-    done = subprocess.run(program(end, hosts), capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM + use("pass")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids, done.stderr
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.parametrize(
+    ("end", "hosts", "status"),
+    [("pass", "None", 0), ("raise SystemExit(3)", "2", 3), ("1 / 0", "None", 1), ("os._exit(4)", "2", 4)],
+)
+def test_workers_end_with_the_process(doomed, end, hosts, status):
+    doomed.start(use(end, hosts))
+    pids = doomed.numbers()
+    assert len(pids) == (2 if hosts == "2" else 1)
+    assert os.waitstatus_to_exitcode(doomed.numbers()[0]) == status
+    assert all(gone(pid) for pid in pids)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_workers_end_when_the_process_is_killed(how):
-    process = subprocess.Popen(program("time.sleep(600)"), stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
-    pid = int(process.stdout.readline())
-    assert running(pid)
-    process.send_signal(how)
-    process.wait(30)
-    process.stdout.close()
-    assert gone(pid)
+def test_workers_end_when_the_process_is_killed(doomed, how):
+    process = doomed.start(use("time.sleep(600)", "2"))
+    pids = doomed.numbers()
+    assert len(pids) == 2
+    assert all(running(pid) for pid in pids)
+    os.kill(process, how)
+    assert doomed.numbers() != [0]
+    assert all(gone(pid) for pid in pids)
 
 
-def test_workers_end_though_a_fork_of_their_owner_lives():
+def test_workers_end_though_a_fork_of_their_owner_lives(doomed):
     steps = (
-        "import os",
         "child = os.fork()",
-        "print(child, flush=True) if child else None",
+        "print(child, flush=True) if child else os.close(1)",
         "time.sleep(600 if child else 60)",
     )
-    end = "\n        ".join(steps)
-    process = subprocess.Popen(program(end), stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
-    pid, child = int(process.stdout.readline()), int(process.stdout.readline())
+    process = doomed.start(use("\n".join(steps)))
+    pids, (child,) = doomed.numbers(), doomed.numbers()
     try:
-        process.kill()
-        process.wait(30)
-        assert gone(pid)
+        os.kill(process, signal.SIGKILL)
+        doomed.numbers()
+        assert all(gone(pid) for pid in pids)
         assert running(child)
     finally:
         os.kill(child, signal.SIGKILL)
-        process.stdout.close()
+
+
+def test_a_fork_has_workers_of_its_own(doomed):
+    steps = (
+        "child = os.fork()",
+        "if child:",
+        "    os.waitpid(child, 0)",
+        "    print(found.owned[0].pid, found.owned[0].alive + 0, flush=True)",
+        "else:",
+        "    with workers.use() as own:",
+        "        print(len(own.owned), flush=True)",
+        "    found.close(), workers.close(), os._exit(0)",
+    )
+    doomed.start(use("\n".join(steps)))
+    (pid,), shared = doomed.numbers(), doomed.numbers()
+    assert shared == [0]
+    assert doomed.numbers() == [pid, 1]
+    assert doomed.numbers() == [0]
+    assert gone(pid)
 
 
 def test_a_killed_worker_costs_its_share_and_is_started_again(doubled, slow):
@@ -210,7 +279,7 @@ def test_a_killed_worker_costs_its_share_and_is_started_again(doubled, slow):
         pid = found.owned[0].pid
         threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
         begun = time.monotonic()
-        with pytest.raises(WorkerError, match="lost in the middle of its work"):
+        with pytest.raises(WorkerError, match=f"local worker {pid} was lost in the middle of its work"):
             found.run(slow, np.int64(0), [np.int64(10**9)])
         assert time.monotonic() - begun < 20
         again = found.run(doubled, np.zeros(3, np.int64), CLIENTS[:1])
@@ -238,10 +307,190 @@ def test_a_deadline(slow):
     assert all(gone(each) for each in pid)
 
 
-def test_a_remote_worker_that_is_not_there():
+def test_each_use_of_the_shared_worker_has_its_own_deadline(doubled, slow):
+    with workers.use() as found:
+        found.run(doubled, np.zeros(3, np.int64), CLIENTS)
+        stop = threading.Timer(30.0, os.kill, (found.owned[0].pid, signal.SIGKILL))
+    stop.start()
+    with workers.use(deadline=2.0) as found, pytest.raises(WorkerError, match="deadline"):
+        found.run(slow, np.int64(0), [np.int64(10**9)])
+    stop.cancel()
+
+
+def test_what_was_interrupted_does_not_hold_up_what_comes_next(doubled, slow):
+    for hosts, call in ((1, "run"), (2, "spread")):
+        with workers.use(hosts) as found:
+            getattr(found, call)(doubled, np.zeros(3, np.int64), CLIENTS)
+            pids = [worker.pid for worker in found.owned]
+            stop = [threading.Timer(30.0, suppressed_kill, (pid,)) for pid in pids]
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            for each in stop:
+                each.start()
+            begun = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                getattr(found, call)(slow, np.int64(0), [np.int64(10**9)] * 2)
+            getattr(found, call)(doubled, np.zeros(3, np.int64), CLIENTS)
+            assert time.monotonic() - begun < 20
+            assert all(gone(pid) for pid in pids)
+            for each in stop:
+                each.cancel()
+
+
+def suppressed_kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_another_thread_waits_for_its_turn_and_gets_a_worker_that_lives(doubled, slow):
+    with workers.use(1) as found:
+        found.run(doubled, np.zeros(3, np.int64), CLIENTS)
+        outcomes: list[object] = [None, None]
+
+        def call(place: int, *arguments) -> None:
+            try:
+                outcomes[place] = found.run(*arguments)
+            except Exception as error:
+                outcomes[place] = error
+
+        first = threading.Thread(target=call, args=(0, slow, np.int64(0), [np.int64(10**9)]))
+        second = threading.Thread(target=call, args=(1, doubled, np.zeros(3, np.int64), CLIENTS[:1]))
+        first.start()
+        time.sleep(0.5)
+        second.start()
+        time.sleep(0.5)
+        os.kill(found.owned[0].pid, signal.SIGKILL)
+        for each in (first, second):
+            each.join(60)
+    assert isinstance(outcomes[0], WorkerError)
+    np.testing.assert_array_equal(outcomes[1][0], CLIENTS[0] * 2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_dead_address_does_not_fail_what_a_live_worker_can_do(doubled, order):
+    many = [np.full(3, index, np.int64) for index in range(3 * workers.SHARE)]
+    with contextlib.ExitStack() as stack:
+        live = OwnedWorker()
+        stack.callback(live.close)
+        relay = Relay(live.target)
+        stack.callback(relay.close)
+        found = stack.enter_context(workers.use([nobody(), relay.address][::order]))
+        done = found.spread(doubled, np.zeros(3, np.int64), many)
+    assert sorted(position for share, _ in done for position in share) == list(range(len(many)))
+    np.testing.assert_array_equal(sum(result[0] for _, result in done), np.sum(many, 0) * 2)
+
+
+def test_no_clients_are_no_shares(doubled):
+    with workers.use(1) as found:
+        assert found.spread(doubled, np.zeros(3, np.int64), []) == []
+        assert found.owned == ()
+
+
+def test_what_fails_here_is_not_tried_on_and_stops_the_others(doubled):
+    asked = []
+
+    class Values(list):
+        def __getitem__(self, index):
+            asked.append(index)
+            if index == 0:
+                raise KeyError("no such client")
+            return np.zeros(3, np.int64)
+
+    with workers.use(2) as found, pytest.raises(KeyError, match="no such client"):
+        found.spread(doubled, np.zeros(3, np.int64), Values([None] * 10 * workers.SHARE))
+    assert asked.count(0) == 1
+    assert len(asked) <= 3 * workers.SHARE
+
+
+def test_a_worker_that_was_replaced_under_its_address_is_a_lost_one(doubled):
+    sent = np.zeros(3, np.int64)
+    with contextlib.ExitStack() as stack:
+        for_now, later = OwnedWorker(), OwnedWorker()
+        stack.callback(for_now.close)
+        stack.callback(later.close)
+        relay = Relay(for_now.target)
+        stack.callback(relay.close)
+        found = stack.enter_context(workers.use([relay.address]))
+        before = found.run(doubled, sent, CLIENTS)
+        relay.turn(later.target)
+        # Who watches the channel sees that it is connected again, and then not that it was broken.
+        channel, watch = found._places[0]._connection._channel, lambda state: None
+        channel.subscribe(watch, try_to_connect=True)
+        time.sleep(3)
+        channel.unsubscribe(watch)
+        with pytest.raises(WorkerError, match=r"was lost.*No executor found"):
+            found.run(doubled, sent, CLIENTS)
+        np.testing.assert_array_equal(found.run(doubled, sent, CLIENTS)[0], before[0])
+
+
+class Relay:
+    """A TCP port of loopback that leads to a worker's Unix socket."""
+
+    def __init__(self, target: str) -> None:
+        self._target, self._links = target, []
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                come, _ = self._door.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self._target.split(":", 1)[1])
+                self._links += [come, there]
+                for pair in ((come, there), (there, come)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def turn(self, target: str) -> None:
+        self._target = target
+        for each in self._links:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._door.close()
+        self.turn(self._target)
+
+
+def nobody() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_pinned_workers_have_a_core_each(doubled):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core")
+    with workers.use(2, pin=True) as found:
+        found.spread(doubled, np.zeros(3, np.int64), CLIENTS)
+        taken = sorted(tuple(sorted(os.sched_getaffinity(worker.pid))) for worker in found.owned)
+    assert taken == [(cores[0],), (cores[1],)]
+    assert sorted(os.sched_getaffinity(0)) == cores
+
+
+@pytest.mark.parametrize("deadline", [0, -1.0, float("nan"), float("inf"), True, "soon"])
+def test_deadlines_that_cannot_be(deadline):
+    with pytest.raises(ConfigurationError, match="deadline"), workers.use(deadline=deadline):
+        pass
+
+
+@pytest.mark.parametrize("hosts", [None, ["127.0.0.1:80"], True])
+def test_only_local_workers_that_were_counted_are_pinned(hosts):
+    with pytest.raises(ConfigurationError, match="Processors"), workers.use(hosts, pin=True):
+        pass
+
+
+def test_a_remote_worker_that_is_not_there():
+    address = nobody()
     with workers.use([address], deadline=5.0) as found, pytest.raises(WorkerError, match=address):
         found.run(_nothing())
 

@@ -67,12 +67,14 @@ class Cohort:
         largest: No round has more.
         population: Number of all clients.
         fixed: Every round has exactly `expected` clients; False: their number is random (Poisson sampling).
+        names: Of all clients.
     """
 
     expected: float
     largest: int
     population: int
     fixed: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +125,15 @@ class Aggregator(abc.ABC):
             client's training reaches it in the clear either: the engine sends no training metrics.
         private: The mean satisfies user-level differential privacy.
         lists_updates: `total` needs each client's update by itself, in the clear.
+        draws_per_coordinate: Draws of Gaussian noise for a coordinate of a noisy sum, for accounting: each is off its
+            law by a little.
     """
 
     weighted: bool = True
     hides_updates: bool = False
     private: bool = False
     lists_updates: bool = False
+    draws_per_coordinate: int = 1
 
     def prepare(self, dimension: int, cohort: Cohort) -> None:  # noqa: B027 - not all have something to prepare
         """Called once before the first round of each `fit`.

@@ -96,12 +96,12 @@ class DPAggregator(Aggregator):
 
     @property
     def dimension(self) -> int:
-        """Coordinates that get noise in each round.
+        """Draws of noise in each round: one for a coordinate, or as many as the inner aggregator takes.
 
         Raises:
             ConfigurationError: Before `prepare`.
         """
-        return self._prepared()[0]
+        return self._prepared()[0] * self._inner.draws_per_coordinate
 
     def calibrate(self, noise_multiplier: float) -> None:
         """Sets the noise of the next rounds, if none was given.

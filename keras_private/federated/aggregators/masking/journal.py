@@ -1,0 +1,118 @@
+"""What a party has answered, remembered across restarts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Optional
+
+from ....errors import LedgerError
+
+_START = hashlib.sha256(b"keras-private pads").hexdigest()
+
+
+class Journal:
+    """Rounds that were answered, and nonces that were used.
+
+    Guarantees:
+        - What `record` took is on disk before it returns, and found again after a kill at any point.
+        - Each line holds the digest of all before it: an altered file is refused. An unfinished last line is of an
+          answer that was never given, and is dropped.
+        - One process at a time.
+
+    Not guaranteed:
+        - That a file from which whole last lines were cut is noticed: keep it where its party alone can write.
+
+    Args:
+        path: The file, made if it is not there; None keeps it in memory.
+
+    Raises:
+        LedgerError: Another process has it, or it was altered.
+    """
+
+    def __init__(self, path: Any = None) -> None:
+        self._rounds: set[tuple[str, int]] = set()
+        self._nonces: set[bytes] = set()
+        self._last = _START
+        self._file: Optional[int] = None
+        if path is None:
+            return
+        self._path = pathlib.Path(path)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._read()
+        except BlockingIOError as error:
+            self.close()
+            raise LedgerError(
+                f"{self._path} is in use by another process.",
+                expected="one party to a journal",
+                remedy="End the other.",
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def has_round(self, session: str, number: int) -> bool:
+        return (session, number) in self._rounds
+
+    def has_nonce(self, nonce: bytes) -> bool:
+        return nonce in self._nonces
+
+    def record(self, session: str, number: int, nonces: Iterable[bytes]) -> None:
+        """Remembers a round and its nonces.
+
+        Raises:
+            OSError: It cannot be written; then nothing may be answered.
+        """
+        used = list(nonces)
+        body = json.dumps([session, number, [each.hex() for each in used]])
+        digest = _chained(self._last, body)
+        if self._file is not None:
+            line = f"{digest} {body}\n".encode()
+            if os.write(self._file, line) != len(line):
+                raise OSError(f"{self._path}: only a part was written")
+            os.fsync(self._file)
+        self._last = digest
+        self._rounds.add((session, number))
+        self._nonces.update(used)
+
+    def _read(self) -> None:
+        assert self._file is not None
+        content = self._path.read_bytes()
+        whole, separator, rest = content.rpartition(b"\n")
+        for line in (whole + separator).splitlines():
+            try:
+                digest, _, body = line.decode().partition(" ")
+                session, number, nonces = json.loads(body)
+                used = [bytes.fromhex(each) for each in nonces]
+            except (ValueError, TypeError) as error:
+                raise self._altered() from error
+            if digest != _chained(self._last, body):
+                raise self._altered()
+            self._last = digest
+            self._rounds.add((session, number))
+            self._nonces.update(used)
+        if rest:
+            os.ftruncate(self._file, len(content) - len(rest))
+            os.fsync(self._file)
+
+    def _altered(self) -> LedgerError:
+        return LedgerError(
+            f"{self._path} was altered.",
+            expected="the journal as this party wrote it",
+            remedy="Restore it, or give the party a new key and its clients new files; the old pads are lost.",
+        )
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _chained(last: str, body: str) -> str:
+    return hashlib.sha256(f"{last} {body}".encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""Keys that clients share with the parties."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ....errors import ConfigurationError
+
+PARTIES = 2
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
+
+
+def new_master() -> bytes:
+    """A party's key, from which those of its clients follow: 32 bytes from the operating system."""
+    return secrets.token_bytes(32)
+
+
+def client_key(master: bytes, party: int, client: str) -> bytes:
+    """The key that a client shares with a party: keyed BLAKE2b of the client's name (RFC 7693)."""
+    return hashlib.blake2b(client.encode(), digest_size=32, key=master, person=f"pad party {party}".encode()).digest()
+
+
+def file_name(client: str, party: int) -> str:
+    return f"{client}.party{party}.key"
+
+
+def check_names(clients: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigurationError: A name cannot be part of a file's name.
+    """
+    for each in clients:
+        if not _NAME.match(each):
+            raise ConfigurationError(
+                f"The client's name {each!r} cannot be part of a file's name.",
+                expected="letters, digits, dots, hyphens and underscores, at most 100",
+                remedy="Rename the client.",
+            )
+
+
+def write_client_keys(folder: Any, clients: Iterable[str], masters: Sequence[bytes]) -> None:
+    """Writes `<client>.party0.key` and `<client>.party1.key`, 32 bytes each, which their user alone can read.
+
+    Each client's two files belong on the host where its work runs, and nowhere else.
+
+    Args:
+        folder: Made if it is not there.
+        clients: Names.
+        masters: Of party 0 and of party 1.
+
+    Raises:
+        ConfigurationError: A name cannot be part of a file's name, or there are not two masters of 32 bytes.
+    """
+    names = list(clients)
+    check_names(names)
+    if len(masters) != PARTIES or any(len(each) != 32 for each in masters):
+        raise ConfigurationError(
+            "The masters are not two of 32 bytes.", expected="those of party 0 and party 1", remedy="Use new_master()."
+        )
+    place = pathlib.Path(folder)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in names:
+        for party, master in enumerate(masters):
+            path = place / file_name(name, party)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(client_key(master, party, name))
