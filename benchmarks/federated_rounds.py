@@ -170,10 +170,11 @@ def spread(folder: pathlib.Path) -> dict[str, Any]:
 
 def end_children() -> None:
     """TensorFlow Federated's own worker would outlive this process."""
-    own = os.getpid()
-    for pid in pathlib.Path(f"/proc/{own}/task/{own}/children").read_text().split():
-        if "worker_binary" in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
-            os.kill(int(pid), signal.SIGKILL)
+    # Children are listed by the thread that started them.
+    for children in pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for pid in children.read_text().split():
+            if "worker_binary" in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def main() -> None:

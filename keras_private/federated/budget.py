@@ -59,13 +59,14 @@ class PrivacySpent:
         epsilon: Against who sees the model after every round, and not who took part.
         epsilon_cohort_seen: Against who also sees which clients took part: without amplification.
         epsilon_coordinator: Against the coordinator, and the parties if there are any: as `epsilon_cohort_seen` if the
-            aggregator hides updates from them, else infinite.
+            aggregator hides updates from them, else infinite; infinite as well if some of that is `simulated`.
         delta: Of all three.
         adjacency: The neighbouring relation of `epsilon`.
         adjacency_cohort_seen: That of the two others.
         samplers: How the cohorts were drawn, for `epsilon`: "poisson", "unknown" or both.
         accountant: "pld" or "rdp".
         rounds: Charged rounds, of all sessions in the ledger.
+        simulated: What is in one process and would have to be apart for `epsilon_coordinator` to be finite.
     """
 
     epsilon: float
@@ -77,6 +78,7 @@ class PrivacySpent:
     samplers: tuple[str, ...]
     accountant: str
     rounds: int
+    simulated: tuple[str, ...]
 
 
 class RoundMeter:
@@ -255,16 +257,20 @@ class RoundMeter:
         charges = self.ledger.charges_of(self)
         bare = tuple(unamplified(charges))
         seen = epsilon(bare, delta, accountant)
+        simulated = tuple(self._aggregator.description()["simulated"])
+        # Who runs a simulation reads all of it.
+        hidden = self._aggregator.hides_updates and not simulated
         return PrivacySpent(
             epsilon=epsilon(charges, delta, accountant),
             epsilon_cohort_seen=seen,
-            epsilon_coordinator=seen if self._aggregator.hides_updates or not charges else math.inf,
+            epsilon_coordinator=seen if hidden or not charges else math.inf,
             delta=delta,
             adjacency=of_clients(adjacency_of(charges)),
             adjacency_cohort_seen=of_clients(adjacency_of(bare)),
             samplers=sampler_of(charges),
             accountant=accountant,
             rounds=sum(charge.steps for charge in charges),
+            simulated=simulated,
         )
 
     def _charge_in_memory(self) -> None:

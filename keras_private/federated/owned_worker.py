@@ -36,6 +36,7 @@ class OwnedWorker:
     """
 
     def __init__(self, cpus: Sequence[int] = ()) -> None:
+        binary = tff_runtime.binary()
         self._folder = tempfile.mkdtemp(prefix="keras-private-")
         path = os.path.join(self._folder, "door")
         self._owner = os.getpid()
@@ -44,7 +45,7 @@ class OwnedWorker:
                 sys.executable,
                 "-I",
                 str(_LAUNCHER),
-                str(tff_runtime.binary()),
+                str(binary),
                 path,
                 str(os.getpid()),
                 ",".join(map(str, cpus)),

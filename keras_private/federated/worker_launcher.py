@@ -153,8 +153,10 @@ def main(binary: str, path: str, parent: int, cpus: str) -> None:
     finally:
         process.kill()
         process.wait()
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        for remove, place in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
+            # PARENT, who made the folder, may be gone without having removed it.
+            with contextlib.suppress(OSError):
+                remove(place)
         # Threads that carry bytes have nothing left to carry.
         sys.stdout.flush()
         os._exit(0)

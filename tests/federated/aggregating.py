@@ -14,9 +14,9 @@ SESSION = "0123456789abcdef" * 2
 
 
 def cohort_of(clients: int, population: int = 100, expected: Optional[float] = None) -> Cohort:
-    """Rounds in which `clients` are expected, unless said otherwise, out of more."""
+    """Rounds in which `clients` are expected, unless said otherwise, out of more; not drawn at random."""
     wanted = float(max(clients, 1)) if expected is None else expected
-    return Cohort(wanted, population, population, fixed=False)
+    return Cohort(wanted, population, population, True, tuple(f"client{index}" for index in range(population)))
 
 
 def traced(aggregator: Aggregator, dimension: int) -> Any:

@@ -10,6 +10,7 @@ from keras_private.errors import ConfigurationError
 from keras_private.federated.aggregators.mean import Mean
 from keras_private.federated.aggregators.private import DPAggregator
 from keras_private.federated.aggregators.robust import Median, Trimmed, Zeroing
+from keras_private.federated.aggregators.secure import SecureAggregation
 from tests.contracts.aggregators import AggregatorContract, updates
 from tests.federated.aggregating import simulate
 
@@ -76,6 +77,30 @@ class TestDPAggregatorAroundZeroing(AggregatorContract):
 
     def aggregator(self):
         return DPAggregator(Zeroing(l2_norm_bound=1.0), l2_norm_clip=1.0, noise_multiplier=1e-7)
+
+
+class TestSecureAggregation(AggregatorContract):
+    adds_noise_when_asked, smallest_round = True, 2
+
+    def aggregator(self):
+        return SecureAggregation()
+
+
+class TestZeroingAroundSecureAggregation(AggregatorContract):
+    adds_noise_when_asked, smallest_round = True, 2
+
+    def aggregator(self):
+        return Zeroing(SecureAggregation(), l2_norm_bound=1.0)
+
+
+class TestDPAggregatorAroundSecureAggregation(AggregatorContract):
+    """With so many bits after the point that the least noise of the ring is far below the tolerance."""
+
+    tolerance, counts_clients, smallest_round = 1e-5, False, 2
+
+    def aggregator(self):
+        inner = SecureAggregation(weighted=False, bound=1.0, fraction_bits=45)
+        return DPAggregator(inner, l2_norm_clip=1.0, noise_multiplier=1e-7)
 
 
 def test_the_weighted_mean_is_that_of_numpy():

@@ -19,6 +19,7 @@ from keras_private.federated.aggregators.base import Round
 from keras_private.federated.aggregators.mean import Mean
 from keras_private.federated.aggregators.private import DPAggregator
 from keras_private.federated.aggregators.robust import Median
+from keras_private.federated.aggregators.secure import SecureAggregation
 from keras_private.federated.budget import charged_probability, meter_of
 from keras_private.federated.model import FederatedModel
 from keras_private.federated.sampling import FixedSampler, PoissonClients
@@ -135,6 +136,14 @@ def test_against_a_coordinator_that_sees_no_update_the_figure_is_the_unamplified
     fed.fit(2)
     spent = fed.privacy_meter.privacy_spent(DELTA, accountant="rdp")
     assert spent.epsilon_coordinator == spent.epsilon_cohort_seen == epsilon([bare(2)], DELTA, "rdp")
+
+
+def test_parties_in_this_process_hide_nothing_from_the_coordinator():
+    fed, rounds = Rounds(DPAggregator(SecureAggregation(), noise_multiplier=NOISE)), Rounds()
+    rounds.fit(2)
+    spent = restored_into(fed, rounds).privacy_meter.privacy_spent(DELTA)
+    assert spent.epsilon_cohort_seen == cost(bare(2)) and spent.epsilon_coordinator == math.inf
+    assert "both parties" in spent.simulated[0] and rounds.privacy_meter.privacy_spent(DELTA).simulated == ()
 
 
 def test_rounds_without_a_budget_are_counted_with_their_sampling():

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -121,10 +122,13 @@ def test_answers_are_the_negated_sums_of_pads():
 
 
 def test_parties_that_are_asked_different_things_answer_neither():
-    both, _ = simulated_parties(2)
     for other in (request("ab"), request(nonce=1), request(words=8), request(noise=2.0**22), request(number=2)):
+        both, _ = simulated_parties(2)
         with pytest.raises(AggregationError, match="not asked the same"):
             answered(both, request(), other)
+        with pytest.raises(AggregationError, match="not asked the same"):
+            both[1].answer(other, both[0].propose(request()))
+    both, _ = simulated_parties(2)
     # A coordinator cannot make the proof itself, nor use a party's own.
     asked = request()
     proof = both[0].propose(asked)
@@ -154,6 +158,51 @@ def test_requests_that_are_refused(asked, message):
         both[0].answer(asked, b"")
 
 
+def test_a_party_is_bound_by_what_it_proposed():
+    both, _ = simulated_parties(2)
+    first, other = request("abc"), request("ab")
+    proofs = [party.propose(first) for party in both]
+    for party in both:
+        with pytest.raises(AggregationError, match="asked with another list"):
+            party.propose(other)
+    with pytest.raises(AggregationError, match="asked with another list"):
+        both[0].answer(other, proofs[1])
+    both[0].answer(first, proofs[1])
+    with pytest.raises(AggregationError, match="was answered"):
+        both[0].answer(first, proofs[1])
+    with pytest.raises(AggregationError, match="was not proposed"):
+        both[1].answer(request(number=2), b"")
+
+
+def test_a_party_has_a_minimum_of_noise():
+    party = PadParty(0, b"m" * 32, b"b" * 32, journal=None, min_noise=2.0**22)
+    for noise in (0.0, 2.0**21, float("nan")):
+        with pytest.raises(AggregationError, match="noise of"):
+            party.propose(request(noise=noise))
+    party.propose(request(noise=2.0**22))
+
+
+def test_many_threads_get_one_answer():
+    for _ in range(3):
+        both, _ = simulated_parties(2)
+        asked = request(noise=2.0**22)
+        proofs = [party.propose(asked) for party in both]
+        found: list[object] = []
+
+        def ask(found=found, party=both[0], proof=proofs[1], asked=asked):
+            try:
+                found.append(party.answer(asked, proof))
+            except AggregationError as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(isinstance(each, np.ndarray) for each in found) == 1
+
+
 def test_a_list_and_then_the_list_without_one_is_refused_across_restarts(tmp_path):
     master, between = b"m" * 32, b"b" * 32
 
@@ -180,8 +229,12 @@ def test_a_journal_that_cannot_be_written_answers_nothing(tmp_path, monkeypatch)
     party, other = (PadParty(index, b"m" * 32, b"b" * 32, journal=tmp_path / str(index)) for index in (0, 1))
     asked = request()
     proof = other.propose(asked)
+    party.propose(asked)
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
+        party.answer(asked, proof)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="start the party again"):
         party.answer(asked, proof)
 
 
@@ -228,6 +281,7 @@ def test_an_answer_that_was_seen_is_remembered_after_a_kill(tmp_path):
         from tests.federated.test_masking import PadParty, request
         both = [PadParty(i, b"m" * 32, b"b" * 32, journal=f"{sys.argv[1]}/{i}") for i in (0, 1)]
         asked = request()
+        both[0].propose(asked)
         both[0].answer(asked, both[1].propose(asked))
         print("answered", flush=True)
         time.sleep(60)
@@ -253,4 +307,4 @@ def test_parties_that_cannot_be():
         (0, b"m" * 32, b"b" * 32, 1),
     ):
         with pytest.raises(ConfigurationError, match="Party"):
-            PadParty(*arguments)
+            PadParty(*arguments, journal=None)

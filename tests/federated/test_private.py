@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_private.dp.mechanisms import GaussianMechanism
-from keras_private.errors import AggregationError, ConfigurationError
+from keras_private.errors import AggregationError, ConfigurationError, OverflowPreflightError
 from keras_private.federated.aggregators.base import Cohort, Noise, Reports
 from keras_private.federated.aggregators.mean import Mean
 from keras_private.federated.aggregators.private import DPAggregator, clip, summation_slack
 from keras_private.federated.aggregators.robust import Zeroing
+from keras_private.federated.aggregators.secure import SecureAggregation
 from tests.federated.aggregating import cohort_of, reports_of, simulate
 
 D = 20_000
@@ -206,6 +207,27 @@ def test_the_description_says_who_is_protected_from_what():
 
     hidden = DPAggregator(Hidden(), noise_multiplier=1.0)
     assert hidden.hides_updates and "coordinator included" in hidden.description()["protects_from"][0]
+    simulated = DPAggregator(SecureAggregation(), noise_multiplier=1.0)
+    assert simulated.hides_updates and "reads every update" in simulated.description()["protects_from"][0]
+    assert simulated.description()["simulated"]
+
+
+def test_every_draw_of_noise_is_charged_whatever_stands_between():
+    for inner, draws in ((Mean(), 1), (SecureAggregation(), 6), (Zeroing(SecureAggregation(), l2_norm_bound=9.0), 6)):
+        aggregator = DPAggregator(inner, noise_multiplier=1.0)
+        aggregator.prepare(7, cohort_of(3))
+        aggregator.close()
+        assert aggregator.dimension == 7 * draws
+
+
+@pytest.mark.parametrize("within", [lambda inner: inner, lambda inner: Zeroing(inner, l2_norm_bound=9.0)],
+                         ids=["alone", "in Zeroing"])  # fmt: skip
+def test_noise_that_the_ring_cannot_carry_is_refused_before_the_first_round(within):
+    inner = within(SecureAggregation(fraction_bits=10))
+    aggregator = DPAggregator(inner, noise_multiplier=1e-3)
+    with pytest.raises(OverflowPreflightError, match="fraction_bits"):
+        aggregator.prepare(7, cohort_of(3))
+    aggregator.close()
 
 
 # What is refused.

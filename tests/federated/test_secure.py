@@ -89,7 +89,7 @@ def test_federated_training_is_that_with_mean(tmp_path):
         fed.compile("sgd", loss=LOSS, metrics=["accuracy"])
         histories.append(fed.fit(clients, epochs=2, batch_size=4, shuffle=False, verbose=0, workers=2).history)
     assert difference(*models) < 1e-6
-    assert histories[1] == {"clients": [6.0, 6.0], "left_out": [2.0, 2.0]}
+    assert histories[1] == {"clients": [6.0, 6.0], "left_out": [2.0, 2.0], "clamped": [0.0, 0.0]}
     assert set(histories[0]) > {"loss", "accuracy"}
 
 
@@ -117,8 +117,8 @@ def test_with_one_partys_pads_it_is_still_uniform():
     keys.write_client_keys(folder, ("a", "b"), masters)
     run = graph(aggregator, 5000)
     masked, nonces = zip(*(run(np.ones(5000), 1.0, name) for name in ("a", "b")))
-    request = parties.Request(SESSION, 1, 5002, tuple(zip("ab", (bytes(n.astype(np.uint8)) for n in nonces))), 5002)
-    both = [parties.PadParty(index, masters[index], between) for index in (0, 1)]
+    request = parties.Request(SESSION, 1, 5003, tuple(zip("ab", (bytes(n.astype(np.uint8)) for n in nonces))), 5003)
+    both = [parties.PadParty(index, masters[index], between, journal=None) for index in (0, 1)]
     proofs = [party.propose(request) for party in both]
     answers = [party.answer(request, proofs[1 - index]) for index, party in enumerate(both)]
     with np.errstate(over="ignore"):
@@ -227,17 +227,19 @@ def test_noise_that_the_ring_cannot_carry_is_refused(stddev):
 
 
 def test_user_level_privacy_over_secure_sums():
-    clients = {f"client{index}": examples(6, index) for index in range(12)}
+    clients = {f"client{index}": examples(6, index) for index in range(40)}
     aggregator = DPAggregator(kp.SecureAggregation(), l2_norm_clip=0.5)
     fed = kp.FederatedModel(dense(), aggregator)
     fed.compile("sgd", loss=LOSS, metrics=["accuracy"])
     history = fed.fit(
-        clients, epochs=2, clients_per_round=10, verbose=0, callbacks=[kp.PrivacyBudget(epsilon=6.0, delta=1e-2)]
+        clients, epochs=2, clients_per_round=30, verbose=0, callbacks=[kp.PrivacyBudget(epsilon=6.0, delta=1e-2)]
     ).history
     assert set(history) == {"epsilon"}
     assert history["epsilon"][-1] <= 6.0
     spent = fed.privacy_spent(1e-2)
-    assert spent.epsilon <= spent.epsilon_coordinator < np.inf
+    assert spent.epsilon <= spent.epsilon_cohort_seen < np.inf
+    # Both parties are here, so that whoever runs this reads everything; and the figure says so.
+    assert spent.epsilon_coordinator == np.inf
     described = aggregator.description()
     assert described["simulated"] == ["both parties, their keys and those of the clients are in this process"]
     # Every draw of noise is charged: three draws of two for each coordinate.
@@ -258,7 +260,30 @@ def test_clamping_and_weights_above_the_bound():
     total = aggregator.total(*reports(aggregator, np.array([[5.0, -5.0], [0.5, 0.0]], np.float32), [100.0, 1.0], names))
     np.testing.assert_allclose(total.update, [10.5, -10.0], atol=1e-6)
     assert total.weight == 11.0
+    assert total.measurements == {"left_out": 0, "clamped": 1}
     aggregator.close()
+
+
+@pytest.mark.parametrize("weight", [np.inf, np.nan, 0.0, -1.0])
+def test_weights_that_are_none_count_for_nothing(weight):
+    names = ("a", "b", "c")
+    aggregator = prepared(2, names)
+    total = aggregator.total(*reports(aggregator, np.ones((3, 2), np.float32), [weight, 1.0, 2.0], names))
+    assert (total.weight, total.clients) == (3.0, 2)
+    np.testing.assert_allclose(total.update, [3.0, 3.0])
+    aggregator.close()
+
+
+def test_noise_that_cannot_be_is_refused_before_the_first_round():
+    clients = {f"client{index}": examples(3, index) for index in range(40)}
+    for clip, chosen, message in ((0.01, 40, "fraction_bits"), (1.0, 3, "would have fewer than 2 clients")):
+        aggregator = DPAggregator(kp.SecureAggregation(), l2_norm_clip=clip, noise_multiplier=1.0)
+        fed = kp.FederatedModel(dense(), aggregator)
+        fed.compile("sgd", loss=LOSS)
+        with pytest.raises((OverflowPreflightError, ConfigurationError), match=message):
+            fed.fit(clients, epochs=1, clients_per_round=chosen, verbose=0)
+        assert fed.rounds_done == 0
+        assert int(fed.privacy_meter.steps_done) == 0
 
 
 def test_nothing_is_left_behind():

@@ -172,6 +172,13 @@ class Aggregator(abc.ABC):
             ConfigurationError: Noise is asked for and this aggregator cannot add it.
         """
 
+    def check_noise(self, noise: Noise) -> None:  # noqa: B027 - as prepare
+        """Called after `prepare` and before the first round, if sums will carry this noise.
+
+        Raises:
+            ConfigurationError: They cannot.
+        """
+
     def close(self) -> None:  # noqa: B027 - as prepare
         """Ends what `prepare` started; called at the end of each `fit`, also after an exception."""
 

@@ -74,7 +74,7 @@ class DPAggregator(Aggregator):
         self._noise_multiplier = None if noise_multiplier is None else float(noise_multiplier)
         self._dimension: Optional[int] = None
         self._cohort: Optional[Cohort] = None
-        self.hides_updates = inner.hides_updates
+        self.hides_updates, self.draws_per_coordinate = inner.hides_updates, inner.draws_per_coordinate
 
     @property
     def inner(self) -> Aggregator:
@@ -118,6 +118,8 @@ class DPAggregator(Aggregator):
         _require_noise(noise_multiplier)
         self._noise_multiplier = float(noise_multiplier)
         self._check_grid()
+        if self._dimension is not None:
+            self._inner.check_noise(self.noise())
 
     def prepare(self, dimension: int, cohort: Cohort) -> None:
         if not 1 <= dimension <= LARGEST_DIMENSION:
@@ -133,6 +135,8 @@ class DPAggregator(Aggregator):
         self._dimension, self._cohort = dimension, cohort
         self._check_grid()
         self._inner.prepare(dimension, cohort)
+        if self._noise_multiplier is not None and not self._calibrated:
+            self._inner.check_noise(self.noise())
 
     def close(self) -> None:
         self._inner.close()
@@ -179,7 +183,7 @@ class DPAggregator(Aggregator):
             inner = {**inner, "weighted": False}
         if self._noise_multiplier == 0:
             protects: list[str] = []
-        elif self.hides_updates:
+        elif self.hides_updates and not inner["simulated"]:
             protects = ["whoever sees the models of the rounds, the coordinator included, as far as `inner` keeps "
                         "single updates from it"]  # fmt: skip
         else:

@@ -181,6 +181,7 @@ class Zeroing(Aggregator):
         self._quantile, self._multiple = float(quantile), float(multiple)
         self.weighted, self.hides_updates = inner.weighted, inner.hides_updates
         self.lists_updates = inner.lists_updates or l2_norm_bound is None
+        self.draws_per_coordinate = inner.draws_per_coordinate
         self._dimension: Optional[int] = None
 
     @property
@@ -190,6 +191,11 @@ class Zeroing(Aggregator):
     def prepare(self, dimension: int, cohort: Cohort) -> None:
         self._dimension = dimension
         self._inner.prepare(dimension, cohort)
+
+    def check_noise(self, noise: Noise) -> None:
+        if self._bound is None:
+            refuse_noise("Zeroing by a quantile", noise)
+        self._inner.check_noise(noise)
 
     def close(self) -> None:
         self._inner.close()

@@ -16,9 +16,13 @@ import tensorflow as tf
 from ...errors import AggregationError, ConfigurationError, OverflowPreflightError
 from .base import Aggregator, Cohort, Noise, Payload, Place, Reports, Round, Total, finite_or_nothing
 from .masking import keys, pads
-from .masking.parties import PadParty, Party, Request, noise_of, simulated_parties
+from .masking.parties import PadParty, Party, Request, multiple_of, noise_of, simulated_parties
 
 _HEADROOM_BITS = 62
+_TAIL = 3
+"""Words after the update: the weight, and whether the client counts and was clamped."""
+_REFUSED = 1e-9
+"""Probability of a round below the minimum cohort that a private fit may have."""
 
 
 class SecureAggregation(Aggregator):
@@ -132,8 +136,9 @@ class SecureAggregation(Aggregator):
 
     def encode(self, update: tf.Tensor, weight: tf.Tensor, place: Place) -> tuple[Payload, Payload]:
         dimension, _ = self._prepared()
-        weight = tf.minimum(tf.cast(weight, tf.float64), self._max_weight)
-        update, weight, counts = finite_or_nothing(tf.cast(update, tf.float64), weight)
+        update, weight, counts = finite_or_nothing(tf.cast(update, tf.float64), tf.cast(weight, tf.float64))
+        inside = tf.reduce_all(tf.abs(update) <= self._bound) & (weight <= self._max_weight)
+        weight = tf.minimum(weight, self._max_weight)
         clamped = tf.clip_by_value(update, -self._bound, self._bound) * weight
         scale = tf.constant(2.0**self._fraction_bits, tf.float64)
         words = tf.concat(
@@ -141,13 +146,14 @@ class SecureAggregation(Aggregator):
                 tf.cast(tf.round(clamped * scale), tf.int64),
                 tf.cast(tf.round(weight * scale), tf.int64)[tf.newaxis],
                 counts[tf.newaxis],
+                tf.cast(~inside, tf.int64)[tf.newaxis],
             ],
             axis=0,
         )
         source, nonce, session = pads.client_source(), pads.fresh_nonce(), pads.bytes_of(place.session)
         for party in range(keys.PARTIES):
             path = tf.strings.join([f"{self._folder}/", place.client, f".party{party}.key"])
-            words += pads.pad(source, pads.read_key(path), session, place.round, nonce, dimension + 2)
+            words += pads.pad(source, pads.read_key(path), session, place.round, nonce, dimension + _TAIL)
         return {"masked": words}, {"nonce": tf.cast(nonce, tf.int32)}
 
     def total(self, reports: Reports, round: Round, noise: Optional[Noise] = None) -> Total:
@@ -160,10 +166,10 @@ class SecureAggregation(Aggregator):
                 remedy="Raise clients_per_round: with Poisson sampling the number varies.",
             )
         stddev = 0.0 if noise is None else self._party_noise(noise, dimension)
-        answered = dimension + 2 if noise is None else dimension
+        answered = dimension + _TAIL if noise is None else dimension
         nonces = [bytes(np.asarray(each["nonce"]).astype(np.uint8)) for each in reports.each]
         request = Request(
-            round.session, round.number, dimension + 2, tuple(zip(round.clients, nonces)), answered, stddev
+            round.session, round.number, dimension + _TAIL, tuple(zip(round.clients, nonces)), answered, stddev
         )
         proofs = [party.propose(request) for party in self._parties]
         with np.errstate(over="ignore"):
@@ -181,7 +187,24 @@ class SecureAggregation(Aggregator):
                 expected="keys that clients and parties share",
                 remedy="Write the clients' key files anew with write_client_keys, from the parties' masters.",
             )
-        return Total(update, float(opened[dimension]) / scale, clients, {"left_out": len(round.clients) - clients})
+        figures = {"left_out": len(round.clients) - clients, "clamped": int(opened[dimension + 2])}
+        return Total(update, float(opened[dimension]) / scale, clients, figures)
+
+    def check_noise(self, noise: Noise) -> None:
+        dimension, cohort = self._prepared()
+        stddev = self._party_noise(noise, dimension)
+        if stddev == 0.0:
+            return
+        multiple_of(stddev)
+        if not cohort.fixed:
+            refused = too_few(cohort, self._min_clients)
+            if refused > _REFUSED:
+                raise ConfigurationError(
+                    f"Of the rounds, {refused:.1e} would have fewer than {self._min_clients} clients and end the fit, "
+                    "which tells of who is there.",
+                    expected=f"at most {_REFUSED:g}",
+                    remedy="Raise clients_per_round.",
+                )
 
     def description(self) -> dict[str, Any]:
         simulated = ["both parties, their keys and those of the clients are in this process"] if self.simulated else []
@@ -221,6 +244,12 @@ class SecureAggregation(Aggregator):
                 "The aggregator was not prepared.", expected="prepare before encode and total", remedy="Train by fit."
             )
         return self._dimension, self._cohort
+
+
+def too_few(cohort: Cohort, least: int) -> float:
+    """Probability that a round of Poisson sampling has fewer clients."""
+    n, q = cohort.population, min(cohort.expected / cohort.population, 1.0)
+    return sum(math.comb(n, k) * q**k * (1.0 - q) ** (n - k) for k in range(least))
 
 
 def _whole(value: Any) -> bool:

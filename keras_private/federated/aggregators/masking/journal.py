@@ -39,11 +39,17 @@ class Journal:
         self._nonces: set[bytes] = set()
         self._last = _START
         self._file: Optional[int] = None
+        self._broken = False
         if path is None:
             return
         self._path = pathlib.Path(path)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
         except BlockingIOError as error:
@@ -69,14 +75,19 @@ class Journal:
         Raises:
             OSError: It cannot be written; then nothing may be answered.
         """
+        if self._broken:
+            raise OSError(f"{self._path}: an earlier line could not be written whole; start the party again")
         used = list(nonces)
         body = json.dumps([session, number, [each.hex() for each in used]])
         digest = _chained(self._last, body)
         if self._file is not None:
             line = f"{digest} {body}\n".encode()
+            # Until all of it is on disk nothing may follow it.
+            self._broken = True
             if os.write(self._file, line) != len(line):
                 raise OSError(f"{self._path}: only a part was written")
             os.fsync(self._file)
+            self._broken = False
         self._last = digest
         self._rounds.add((session, number))
         self._nonces.update(used)

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import secrets
+import threading
 from typing import Any, Optional, Protocol
 
 import numpy as np
@@ -67,7 +68,9 @@ class PadParty:
     Guarantees:
         - It answers one list of clients for each (session, round), once; no nonce twice; none below the minimum
           cohort; and remembers so before it answers, across restarts with a journal.
-        - It answers only what the other party was asked as well: `proof` is that party's, by a key of the two.
+        - It answers only what it was asked first for this (session, round), and only what the other party was asked as
+          well: `proof` is that party's, by a key of the two.
+        - It adds no less noise than `min_noise`, whatever it is asked for.
         - With noise it answers the words that carry it and no others.
 
     Args:
@@ -75,14 +78,24 @@ class PadParty:
         master: Its key, 32 bytes.
         between: A key of the two parties, 32 bytes, which nobody else has.
         min_clients: No sum over fewer is opened; at least 2.
-        journal: Path of its journal; None keeps it in memory.
+        journal: Path of its journal; None keeps it in memory, and forgets it when the process ends.
+        min_noise: Standard deviation, in units of the ring, below which requests are refused.
 
     Raises:
         ConfigurationError: An argument is out of range.
         LedgerError: The journal is in use or was altered.
     """
 
-    def __init__(self, index: int, master: bytes, between: bytes, min_clients: int = 2, journal: Any = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        master: bytes,
+        between: bytes,
+        min_clients: int = 2,
+        *,
+        journal: Any,
+        min_noise: float = 0.0,
+    ) -> None:
         if index not in (0, 1) or len(master) != 32 or len(between) != 32 or min_clients < 2:
             raise ConfigurationError(
                 f"Party {index} with keys of {len(master)} and {len(between)} bytes, {min_clients} clients at least.",
@@ -90,7 +103,11 @@ class PadParty:
                 remedy="Correct it.",
             )
         self._index, self._master, self._between, self._min_clients = index, master, between, min_clients
+        self._min_noise = float(min_noise)
         self._journal = Journal(journal)
+        self._proposed: dict[tuple[str, int], bytes] = {}
+        # Between the look into the journal and the line in it nobody else may pass.
+        self._turn = threading.Lock()
 
     def propose(self, request: Request) -> bytes:
         """What the other party must show to get this request answered.
@@ -98,8 +115,10 @@ class PadParty:
         Raises:
             AggregationError: This party would not answer it.
         """
-        self._check(request)
-        return self._proof(self._index, request)
+        with self._turn:
+            self._check(request)
+            self._proposed[(request.session, request.number)] = request.digest()
+            return self._proof(self._index, request)
 
     def answer(self, request: Request, proof: bytes) -> np.ndarray:
         """The negated sum of the pads of the request's clients, with noise if asked for.
@@ -108,11 +127,21 @@ class PadParty:
             AggregationError: The request is refused; nothing was answered.
             OSError: The journal cannot be written; nothing was answered.
         """
+        with self._turn:
+            return self._answer(request, proof)
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _answer(self, request: Request, proof: bytes) -> np.ndarray:
         self._check(request)
+        if (request.session, request.number) not in self._proposed:
+            raise _refused(f"round {request.number} was not proposed", "propose, then answer")
         if not hmac.compare_digest(proof, self._proof(1 - self._index, request)):
             raise _refused(f"the other party was not asked the same for round {request.number}", "one list for both")
         noise = noise_of(request.noise, request.answered)
         self._journal.record(request.session, request.number, [nonce for _, nonce in request.clients])
+        del self._proposed[(request.session, request.number)]
         source = secure_source()
         session = tf.constant(list(bytes.fromhex(request.session)), tf.uint8)
         total = np.zeros(request.answered, np.int64)
@@ -122,9 +151,6 @@ class PadParty:
                 each = pads.pad(source, _bytes(key), session, request.number, _bytes(nonce), request.words)
                 total -= each.numpy()[: request.answered]
             return total + noise
-
-    def close(self) -> None:
-        self._journal.close()
 
     def _proof(self, index: int, request: Request) -> bytes:
         return hmac.new(self._between, bytes([index]) + request.digest(), "sha256").digest()
@@ -142,6 +168,10 @@ class PadParty:
             raise _refused("a client or a nonce is named twice", "each client once")
         if any(len(nonce) != pads.NONCE_BYTES for nonce in nonces):
             raise _refused("a nonce has another length", f"{pads.NONCE_BYTES} bytes")
+        if not request.noise >= self._min_noise:
+            raise _refused(f"noise of {request.noise:g} is asked for", f"at least {self._min_noise:g}")
+        if self._proposed.get((request.session, request.number), request.digest()) != request.digest():
+            raise _refused(f"round {request.number} was asked with another list", "one list for each round")
         if self._journal.has_round(request.session, request.number):
             raise _refused(f"round {request.number} of this session was answered", "one answer for each round")
         if any(self._journal.has_nonce(nonce) for nonce in nonces):
@@ -190,7 +220,7 @@ def simulated_parties(
     """Both parties in this process, with their masters: a simulation, which protects from nobody in it."""
     masters = masters or (keys.new_master(), keys.new_master())
     between = secrets.token_bytes(32)
-    first, second = (PadParty(index, masters[index], between, min_clients) for index in (0, 1))
+    first, second = (PadParty(index, masters[index], between, min_clients, journal=None) for index in (0, 1))
     return (first, second), masters
 
 
