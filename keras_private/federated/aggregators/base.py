@@ -151,8 +151,9 @@ class Aggregator(abc.ABC):
         """What one client reports.
 
         Args:
-            update: Weights after local training minus weights before, float32 [d], d static.
-            weight: Weight of this client, float32 scalar; 1 unless `weighted`, 0 for a client without examples.
+            update: Weights after local training minus weights before, [d], d static; float32, or float64 from an
+                aggregator around this one.
+            weight: Weight of this client, scalar of the same dtype; 1 unless `weighted`, 0 for a client without examples.
             place: The client and the round.
 
         Returns:
