@@ -308,16 +308,22 @@ def test_a_forked_child_cannot_write_and_does_not_keep_the_lock(path):
     ledger = Ledger.open(path)
     session = ledger.start(Bookkept(), CHARGE)
     read, write = os.pipe()
+    forked, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(write)
         try:
             ledger.reserve(session, 5)
         except LedgerError:
+            os.write(tell, b".")
             os.read(read, 1)  # Stays alive until the parent has reopened the ledger.
             os._exit(17)
         os._exit(0)
     os.close(read)
+    os.close(tell)
+    # Handlers of other libraries may take the child a while before ours.
+    os.read(forked, 1)
+    os.close(forked)
     ledger.reserve(session, 2)
     ledger.close()
     Ledger.open(path).close()

@@ -153,7 +153,7 @@ class Aggregator(abc.ABC):
         Args:
             update: Weights after local training minus weights before, [d], d static; float32, or float64 from an
                 aggregator around this one.
-            weight: Weight of this client, scalar of the same dtype; 1 unless `weighted`, 0 for a client without examples.
+            weight: Weight of this client, scalar of the same dtype; 1 unless `weighted`, 0 for one without examples.
             place: The client and the round.
 
         Returns:
