@@ -7,8 +7,9 @@ the names below, or import `keras_private.dp`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_private.lazy import names_of
 
 if TYPE_CHECKING:
     from keras_private import dp, encrypted, errors, federated
@@ -75,16 +76,4 @@ _SUBPACKAGES = {
     "layers": "keras_private.encrypted.layers",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
-        return importlib.import_module(_SUBPACKAGES[name])
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = names_of(__name__, __all__, _HOME, _SUBPACKAGES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_private.lazy import names_of
 
 if TYPE_CHECKING:
     from keras_private.encrypted import layers
@@ -38,16 +39,4 @@ _HOME = {
     "register_rule": "keras_private.encrypted.rules",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name == "layers":
-        return importlib.import_module(f"{__name__}.layers")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = names_of(__name__, __all__, _HOME, {"layers": "keras_private.encrypted.layers"})

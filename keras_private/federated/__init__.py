@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_private.lazy import names_of
 
 if TYPE_CHECKING:
     from . import partition
@@ -36,32 +37,20 @@ __all__ = [
 ]
 
 _HOME = {
-    "Clients": "clients",
-    "DPAggregator": "aggregators.private",
-    "FedAvg": "algorithms",
-    "FedProx": "algorithms",
-    "FedSGD": "algorithms",
-    "FederatedModel": "model",
-    "Mean": "aggregators.mean",
-    "Median": "aggregators.robust",
-    "MimeLite": "algorithms",
-    "RemoteWorker": "remote_worker",
-    "SecureAggregation": "aggregators.secure",
-    "Trimmed": "aggregators.robust",
-    "Yogi": "yogi",
-    "Zeroing": "aggregators.robust",
+    "Clients": "keras_private.federated.clients",
+    "DPAggregator": "keras_private.federated.aggregators.private",
+    "FedAvg": "keras_private.federated.algorithms",
+    "FedProx": "keras_private.federated.algorithms",
+    "FedSGD": "keras_private.federated.algorithms",
+    "FederatedModel": "keras_private.federated.model",
+    "Mean": "keras_private.federated.aggregators.mean",
+    "Median": "keras_private.federated.aggregators.robust",
+    "MimeLite": "keras_private.federated.algorithms",
+    "RemoteWorker": "keras_private.federated.remote_worker",
+    "SecureAggregation": "keras_private.federated.aggregators.secure",
+    "Trimmed": "keras_private.federated.aggregators.robust",
+    "Yogi": "keras_private.federated.yogi",
+    "Zeroing": "keras_private.federated.aggregators.robust",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name == "partition":
-        return importlib.import_module(f"{__name__}.partition")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = names_of(__name__, __all__, _HOME, {"partition": "keras_private.federated.partition"})

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import CheckpointError
+from ..files import flush_folder, write_whole
 
 KEPT = 3
 """Checkpoints that stay in the folder."""
@@ -64,17 +65,10 @@ class Checkpoints:
         np.savez(content, identity=np.frombuffer(self._identity.encode(), np.uint8), round=np.int64(number), **arrays)
         body = content.getvalue()
         target = self._folder / f"round-{number:08d}.kpr"
-        unfinished = self._folder / f".{target.name}.new"
         try:
-            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(body).digest() + body)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-            _flush(self._folder)
+            write_whole(target, _MAGIC + hashlib.sha256(body).digest() + body, 0o600)
+            flush_folder(self._folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
             raise _unwritable(target, error) from error
         # A later round of a training that was wound back is no longer one of this training.
         found = sorted(self._files())
@@ -138,14 +132,6 @@ def _difference(one: str, other: str) -> str:
     first, second = json.loads(one), json.loads(other)
     names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
     return f"{', '.join(names)} differ" if names else "its values have other shapes"
-
-
-def _flush(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> CheckpointError:

@@ -213,6 +213,11 @@ class Clients(Mapping[str, tf.data.Dataset]):
     def stays_put(self) -> bool:
         return self._opener is not None
 
+    @property
+    def opener(self) -> Optional[Callable[..., Any]]:
+        """What opens a key where the work runs; None if the data lives in this process."""
+        return self._opener
+
     def dataset(self, name: str) -> tf.data.Dataset:
         """The examples (x, y) of one client, unbatched.
 

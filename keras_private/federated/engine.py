@@ -47,7 +47,6 @@ class Engine:
 
     def __init__(self, work: LocalWork, aggregator: Aggregator, clients: Clients, metrics: str) -> None:
         self._work, self._clients = work, clients
-        opener = clients.keys_and_opener()[1] if clients.stays_put else None
         self._keys = _keys(clients)
         dimension = work.dimension
 
@@ -57,7 +56,7 @@ class Engine:
             return aggregator.encode(update, weight, Place(client, session, number))
 
         self._computation = tff_learning.round_computation(
-            work.function, list(work.sent), list(work.reset), clients.element_spec, encode, opener, metrics
+            work.function, list(work.sent), list(work.reset), clients.element_spec, encode, clients.opener, metrics
         )
 
     def of(self, clients: Clients) -> Engine:

@@ -35,6 +35,7 @@ class Evaluation:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._works: dict[Any, tuple[local_work.LocalWork, Engine]] = {}
 
     def federated(self, clients: Clients, batch_size: int, per_client: bool, return_dict: bool, hosts: Any) -> Any:
         """As `FederatedModel.evaluate`, for clients.
@@ -45,8 +46,7 @@ class Evaluation:
         from .fitting import metric_values
 
         build(self._model, clients.element_spec)
-        work = local_work.evaluation(self._model, clients.element_spec)
-        engine = Engine(work, _NoUpdate(), clients, "each" if per_client else "sum")
+        work, engine = self._traced(clients, "each" if per_client else "sum")
         with workers.use(hosts) as found:
             reports, counted = engine.run(found, clients.names, Setting(secrets.token_hex(16), 1, 1, batch_size), None)
         if float(reports.summed["examples"]) == 0:
@@ -63,6 +63,17 @@ class Evaluation:
             if float(report["examples"]) > 0:
                 own[name] = self._shown(metric_values(self._model, values), return_dict)
         return self._shown(metric_values(self._model, sums), return_dict), own
+
+    def _traced(self, clients: Clients, metrics: str) -> tuple[local_work.LocalWork, Engine]:
+        """The clients' work, traced once for each form of examples and way to open them."""
+        # Whoever compiles the Keras model by itself gives it other metrics.
+        compiled = getattr(self._model, "compiled_metrics", None)
+        key = (repr(clients.element_spec), clients.opener, metrics, compiled)
+        if key not in self._works:
+            work = local_work.evaluation(self._model, clients.element_spec)
+            self._works[key] = work, Engine(work, _NoUpdate(), clients, metrics)
+        work, engine = self._works[key]
+        return work, engine.of(clients)
 
     def _shown(self, found: Mapping[str, float], return_dict: bool) -> Any:
         return dict(found) if return_dict else list(found.values())

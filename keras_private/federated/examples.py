@@ -77,6 +77,13 @@ def spec_of_arrays(data: Any) -> Any:
     )
 
 
+def blank(spec: Any) -> Any:
+    """One example of zeros and empty text, as a batch; axes of unknown length have length 1."""
+    return tf.nest.map_structure(
+        lambda each: tf.zeros([1, *(1 if size is None else size for size in each.shape)], each.dtype), spec
+    )
+
+
 def whole(name: str, dataset: tf.data.Dataset) -> Any:
     """All examples of a data set, as nested arrays [examples, ...].
 

@@ -14,6 +14,7 @@ from . import local_work, workers
 from .aggregators.base import Aggregator, Round
 from .aggregators.mean import Mean
 from .checkpoints import Checkpoints
+from .checks import is_whole
 from .clients import Clients
 from .engine import Engine, Setting
 from .models import build, copy_of
@@ -47,7 +48,7 @@ class FitArguments:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("initial_epoch", 0), ("local_epochs", 1), ("batch_size", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            if not is_whole(value) or value < least:
                 raise ConfigurationError(
                     f"{name} is {value!r}.", expected=f"a whole number, at least {least}", remedy="Correct it."
                 )
@@ -157,10 +158,10 @@ class Fitting:
         logs.update({name: float(value) for name, value in total.measurements.items()})
         return logs
 
-    def _validate(self, arguments: FitArguments, hosts: Any) -> dict[str, float]:
+    def _validate(self, arguments: FitArguments, hosts: workers.Workers) -> dict[str, float]:
         data, owner = arguments.validation_data, self._owner
         if isinstance(data, Clients):
-            found = owner._compiled()[1].federated(data, arguments.batch_size, False, True, arguments.workers)
+            found = owner._compiled()[1].federated(data, arguments.batch_size, False, True, hosts)
         elif isinstance(data, tuple):
             found = owner.model.evaluate(
                 *data[:2], batch_size=max(arguments.batch_size, 32), verbose=0, return_dict=True
@@ -197,8 +198,7 @@ class Fitting:
         if not isinstance(aggregator, Mean):
             return Engine(work, aggregator, clients, metrics)
         # Clients that are opened elsewhere bring the graph that opens them.
-        opener = clients.keys_and_opener()[1] if clients.stays_put else None
-        key = (repr(clients.element_spec), shuffle, opener)
+        key = (repr(clients.element_spec), shuffle, clients.opener)
         if key not in self._engines:
             self._engines[key] = Engine(work, aggregator, clients, metrics)
         return self._engines[key].of(clients)

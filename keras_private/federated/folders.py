@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional, Union
 import tensorflow as tf
 
 from ..errors import ClientDataError, ConfigurationError
+from ..files import flush_folder
 from . import npz, records
 from .manifest import MANIFEST, Manifest
 
@@ -101,9 +102,9 @@ def write(path: Union[str, os.PathLike[str]], datasets: Mapping[str, tf.data.Dat
         for name, dataset in datasets.items():
             sizes[name] = records.write(os.path.join(unfinished, files[name]), dataset, element_spec)
         Manifest(sizes, element_spec).save(os.path.join(unfinished, MANIFEST))
-        _flush(unfinished)
+        flush_folder(unfinished)
         os.rename(unfinished, target)
-        _flush(parent)
+        flush_folder(parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -147,11 +148,3 @@ def _of_arrays(folder: str) -> Folder:
 
 def _stored(forms: tuple[npz.Form, npz.Form]) -> str:
     return " and ".join(f"{part} {form.descr}{list(form.shape)}" for part, form in zip(npz.PARTS, forms))
-
-
-def _flush(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

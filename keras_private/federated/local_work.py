@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from .._backends import keras_state
 from .._backends.graph_import import MovableFunction, movable
 from ..errors import UnsupportedModelError
 from .algorithms import Algorithm, FedAvg, FedProx, FedSGD, MimeLite
+from .examples import blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +104,8 @@ def training(model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool)
         totals = [tf.zeros_like(value) for value in begun] if gradient_only else []
         if gradient_only:
             for first in tf.range(0, examples, batch_size):
-                bx, by = (
-                    _rows(x, tf.range(first, tf.minimum(first + batch_size, examples))),
-                    _rows(y, tf.range(first, tf.minimum(first + batch_size, examples))),
-                )
+                index = tf.range(first, tf.minimum(first + batch_size, examples))
+                bx, by = _rows(x, index), _rows(y, index)
                 found, predicted = gradients(bx, by)
                 share = tf.cast(tf.minimum(batch_size, examples - first), tf.float32)
                 totals = [t + g * tf.cast(share, g.dtype) for t, g in zip(totals, found)]
@@ -187,17 +186,9 @@ def _assembled(
 
 def _build_metrics(model: Any, element_spec: Any) -> None:
     """Makes the variables of the compiled metrics, which Keras only does when it sees a batch."""
-    x, y = tf.nest.map_structure(
-        lambda spec: (
-            tf.zeros([1, *(1 if size is None else size for size in spec.shape)], spec.dtype)
-            if spec.dtype != tf.string
-            else tf.constant("", shape=[1, *(1 if size is None else size for size in spec.shape)])
-        ),
-        element_spec,
-    )
-    model.test_step((x, y))
+    model.test_step(blank(element_spec))
     model.reset_metrics()
 
 
-def _rows(data: Any, index: Optional[tf.Tensor]) -> Any:
+def _rows(data: Any, index: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda each: tf.gather(each, index), data)

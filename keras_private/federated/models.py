@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..errors import ClientDataError, UnsupportedModelError
+from .examples import blank
 
 
 def build(model: Any, element_spec: Any) -> None:
@@ -15,16 +16,8 @@ def build(model: Any, element_spec: Any) -> None:
     Raises:
         ClientDataError: It does not.
     """
-    x = tf.nest.map_structure(
-        lambda spec: (
-            tf.zeros([1, *(1 if size is None else size for size in spec.shape)], spec.dtype)
-            if spec.dtype != tf.string
-            else tf.fill([1, *(1 if size is None else size for size in spec.shape)], "")
-        ),
-        element_spec[0],
-    )
     try:
-        model(x, training=False)
+        model(blank(element_spec[0]), training=False)
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise ClientDataError(
             f"The model does not take an example of the clients: {error}",

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from .aggregators.base import Cohort
+from .checks import is_whole
 
 FIXED, POISSON = "fixed", "poisson"
 
@@ -89,7 +90,7 @@ def sampler_of(
         ConfigurationError: An unknown kind, or a number of clients that there are not.
     """
     size = len(names) if clients_per_round is None else clients_per_round
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= len(names):
+    if not is_whole(size) or not 1 <= size <= len(names):
         raise ConfigurationError(
             f"clients_per_round is {clients_per_round!r}.",
             expected=f"a whole number from 1 to {len(names)}, the number of clients",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +12,13 @@ from ..errors import AggregationError, ConfigurationError
 from .local_work import LocalWork
 from .yogi import Yogi
 
-_RATES = {"sgd": 1.0, "adam": 0.01, "adagrad": 0.1, "yogi": 0.01, "rmsprop": 0.01}
+_NAMED: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: tf.keras.optimizers.SGD(1.0),
+    "adam": lambda: tf.keras.optimizers.Adam(0.01, beta_2=0.99, epsilon=1e-3),
+    "adagrad": lambda: tf.keras.optimizers.Adagrad(0.1, epsilon=1e-3),
+    "yogi": lambda: Yogi(0.01, epsilon=1e-3),
+    "rmsprop": lambda: tf.keras.optimizers.RMSprop(0.01),
+}
 
 
 def server_optimizer_of(given: Any) -> Any:
@@ -23,21 +30,8 @@ def server_optimizer_of(given: Any) -> Any:
     Raises:
         ConfigurationError: No name and no optimizer of Keras.
     """
-    if isinstance(given, str) and given.lower() in _RATES:
-        name = given.lower()
-        arguments: dict[str, Any] = {"learning_rate": _RATES[name]}
-        if name in ("adam", "yogi", "adagrad"):
-            arguments["epsilon"] = 1e-3
-        if name == "adam":
-            arguments["beta_2"] = 0.99
-        kinds = {
-            "sgd": tf.keras.optimizers.SGD,
-            "adam": tf.keras.optimizers.Adam,
-            "adagrad": tf.keras.optimizers.Adagrad,
-            "rmsprop": tf.keras.optimizers.RMSprop,
-            "yogi": Yogi,
-        }
-        return kinds[name](**arguments)
+    if isinstance(given, str) and given.lower() in _NAMED:
+        return _NAMED[given.lower()]()
     return fresh_optimizer(given, "server_optimizer")
 
 
@@ -76,7 +70,7 @@ class ServerStep:
         - What layers change by themselves in training becomes its mean over the clients.
     """
 
-    def __init__(self, model: Any, work: LocalWork, optimizer: Any, client_optimizer: Optional[Any]) -> None:
+    def __init__(self, model: Any, work: LocalWork, optimizer: Any, client_optimizer: Any) -> None:
         self._work, self._optimizer, self._client_optimizer = work, optimizer, client_optimizer
         optimizer.build(model.trainable_variables)
 
@@ -108,7 +102,7 @@ class ServerStep:
             pieces[len(trained) : len(trained) + len(averaged)],
             pieces[len(trained) + len(averaged) :],
         )
-        if gradients and self._client_optimizer is not None:
+        if gradients:
             before = [variable.numpy() for variable in trained]
             self._client_optimizer.apply_gradients(zip(gradients, trained))
             for variable, value in zip(trained, before):

@@ -64,6 +64,12 @@ class Wire:
         self._door.close()
 
 
+def door_of(worker: OwnedWorker) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    found.connect(worker.target.split(":", 1)[1])
+    return found
+
+
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pki")
@@ -109,13 +115,8 @@ def test_names_and_paths_travel_and_examples_do_not(tmp_path):
     Clients.from_arrays(clients).write_directory(tmp_path / "data")
     worker = OwnedWorker()
 
-    def door():
-        found = socket.socket(socket.AF_UNIX)
-        found.connect(worker.target.split(":", 1)[1])
-        return found
-
     try:
-        sent, kept = Wire(door), Wire(door)
+        sent, kept = Wire(lambda: door_of(worker)), Wire(lambda: door_of(worker))
         by_value = fitted(clients, [sent.address])
         by_path = fitted(tmp_path / "data", [kept.address])
     finally:
@@ -147,12 +148,7 @@ def test_one_remote_and_one_local_address_share_the_clients(pki, served):
     clients = {str(index): examples(5 + index, index) for index in range(5)}
     here = OwnedWorker()
 
-    def door():
-        found = socket.socket(socket.AF_UNIX)
-        found.connect(here.target.split(":", 1)[1])
-        return found
-
-    wire = Wire(door)
+    wire = Wire(lambda: door_of(here))
     try:
         found = fitted(clients, [RemoteWorker("hospital", served, pki / "owner"), wire.address])
     finally:

@@ -18,9 +18,9 @@ from keras_private.federated import DPAggregator, Mean
 from keras_private.federated.aggregators.base import Cohort, Noise, Place, Reports, Round
 from keras_private.federated.aggregators.masking import keys, parties
 from keras_private.random import CELLS_PER_SIGMA
+from tests.federated.aggregating import SESSION
+from tests.federated.aggregating import reports_of as reports
 from tests.federated.test_model import LOSS, dense, difference, examples
-
-SESSION = "0123456789abcdef" * 2
 
 
 def prepared(dimension, names, **arguments):
@@ -46,14 +46,6 @@ def graph(aggregator, dimension):
         return summed["masked"].numpy(), each["nonce"].numpy()
 
     return run
-
-
-def reports(aggregator, updates, weights, names, number=1):
-    run = graph(aggregator, updates.shape[1])
-    masked, nonces = zip(*(run(*each, number) for each in zip(updates, weights, names)))
-    with np.errstate(over="ignore"):
-        total = np.sum(masked, axis=0, dtype=np.int64)
-    return Reports({"masked": total}, tuple({"nonce": nonce} for nonce in nonces)), Round(SESSION, number, tuple(names))
 
 
 @settings(max_examples=15, deadline=None)

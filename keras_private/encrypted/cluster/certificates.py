@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
-import os
 import pathlib
 import re
 import ssl
 import stat
 from typing import TYPE_CHECKING, Any
 
-from keras_private._backends.lazy import LazyModule
 from keras_private.errors import ConfigurationError, TransportError
+from keras_private.files import write_whole
+from keras_private.lazy import LazyModule
 
 if TYPE_CHECKING:
     from cryptography import exceptions, x509
@@ -267,22 +266,6 @@ def _times(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.d
 def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     kind = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
-
-
-def write_whole(path: pathlib.Path, content: bytes, mode: int) -> None:
-    """A new file, whole or not at all, that nobody else could read meanwhile."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _unusable(problem: str, expected: str, remedy: str) -> TransportError:

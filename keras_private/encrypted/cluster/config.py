@@ -17,10 +17,10 @@ from keras_private.encrypted.cluster.certificates import (
     check_name,
     fingerprint,
     issue,
-    write_whole,
 )
 from keras_private.encrypted.players import SERVERS
 from keras_private.errors import ConfigurationError
+from keras_private.files import write_whole
 
 FORMAT = 1
 FILE = "cluster.json"

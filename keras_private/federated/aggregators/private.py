@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Optional
 
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from ...dp.mechanisms import GaussianMechanism
 from ...errors import AggregationError, ConfigurationError
+from ..checks import is_number, require
 from .base import Aggregator, Cohort, Noise, Payload, Place, Reports, Round, Total, finite_or_nothing
 from .mean import Mean
 
@@ -66,7 +66,7 @@ class DPAggregator(Aggregator):
                 expected="one that sums updates: Mean, SecureAggregation, or Zeroing(l2_norm_bound=...) around one",
                 remedy="Choose one of these.",
             )
-        _require(_is_number(l2_norm_clip) and SMALLEST_CLIP <= l2_norm_clip <= LARGEST_CLIP,
+        require(is_number(l2_norm_clip) and SMALLEST_CLIP <= l2_norm_clip <= LARGEST_CLIP,
                  "l2_norm_clip", l2_norm_clip, f"a number from {SMALLEST_CLIP:g} to {LARGEST_CLIP:g}")  # fmt: skip
         _require_noise(noise_multiplier, optional=True)
         self._inner, self._l2_norm_clip = inner, float(l2_norm_clip)
@@ -241,14 +241,5 @@ def summation_slack(largest: int) -> float:
 
 
 def _require_noise(value: Any, optional: bool = False) -> None:
-    right = (optional and value is None) or (_is_number(value) and value >= 0)
-    _require(right, "noise_multiplier", value, "a number, 0 or more" + (", or None" if optional else ""))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, argument: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{argument} is {value!r}.", expected=expected, remedy=f"Give another {argument}.")
+    right = (optional and value is None) or (is_number(value) and value >= 0)
+    require(right, "noise_multiplier", value, "a number, 0 or more" + (", or None" if optional else ""))

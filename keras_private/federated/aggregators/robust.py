@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import ConfigurationError
+from ..checks import is_number, require
 from .base import Aggregator, Cohort, Noise, Payload, Place, Reports, Round, Total, finite_or_nothing, refuse_noise
 from .mean import Mean
 
@@ -77,7 +78,7 @@ class Trimmed(_CoordinateWise):
     """
 
     def __init__(self, trim: float = 0.1) -> None:
-        if not _is_number(trim) or not 0 <= trim < 0.5:
+        if not is_number(trim) or not 0 <= trim < 0.5:
             raise ConfigurationError(
                 f"trim is {trim!r}.", expected="a share from 0 to below 0.5", remedy="Give 0.1, say."
             )
@@ -160,11 +161,11 @@ class Zeroing(Aggregator):
         multiple: float = 4.0,
     ) -> None:
         inner = Mean() if inner is None else inner
-        _require(isinstance(inner, Aggregator), "inner", inner, "an aggregator")
-        _require(l2_norm_bound is None or (_is_number(l2_norm_bound) and l2_norm_bound > 0),
+        require(isinstance(inner, Aggregator), "inner", inner, "an aggregator")
+        require(l2_norm_bound is None or (is_number(l2_norm_bound) and l2_norm_bound > 0),
                  "l2_norm_bound", l2_norm_bound, "a number above 0, or None")  # fmt: skip
-        _require(_is_number(quantile) and 0 <= quantile <= 1, "quantile", quantile, "a number from 0 to 1")
-        _require(_is_number(multiple) and multiple > 0, "multiple", multiple, "a number above 0")
+        require(is_number(quantile) and 0 <= quantile <= 1, "quantile", quantile, "a number from 0 to 1")
+        require(is_number(multiple) and multiple > 0, "multiple", multiple, "a number above 0")
         if inner.private:
             raise ConfigurationError(
                 "DPAggregator stands inside Zeroing.",
@@ -271,12 +272,3 @@ def _known(dimension: Optional[int]) -> int:
 
 def _liars(how_many: str) -> list[str]:
     return [f"clients that send what they like, {how_many} of them in a round"]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, argument: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{argument} is {value!r}.", expected=expected, remedy=f"Give another {argument}.")

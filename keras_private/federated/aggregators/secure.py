@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...errors import AggregationError, ConfigurationError, OverflowPreflightError
+from ..checks import is_whole, require
 from .base import Aggregator, Cohort, Noise, Payload, Place, Reports, Round, Total, finite_or_nothing
 from .masking import keys, pads
 from .masking.parties import PadParty, Party, Request, multiple_of, noise_of, simulated_parties
@@ -79,17 +80,17 @@ class SecureAggregation(Aggregator):
         parties: Optional[Sequence[Party]] = None,
         keys: Any = None,
     ) -> None:
-        _require(_whole(min_clients) and min_clients >= 2, "min_clients", min_clients, "a whole number, at least 2")
-        _require(_positive(bound), "bound", bound, "a positive number")
-        _require(_positive(max_weight) and max_weight >= 1, "max_weight", max_weight, "a number, at least 1")
-        _require(
-            _whole(fraction_bits) and 1 <= fraction_bits <= 50,
+        require(is_whole(min_clients) and min_clients >= 2, "min_clients", min_clients, "a whole number, at least 2")
+        require(_positive(bound), "bound", bound, "a positive number")
+        require(_positive(max_weight) and max_weight >= 1, "max_weight", max_weight, "a number, at least 1")
+        require(
+            is_whole(fraction_bits) and 1 <= fraction_bits <= 50,
             "fraction_bits",
             fraction_bits,
             "a whole number, 1 to 50",
         )
-        _require((parties is None) == (keys is None), "keys", keys, "a folder with `parties`, None without")
-        _require(parties is None or len(parties) == 2, "parties", parties, "party 0 and party 1")
+        require((parties is None) == (keys is None), "keys", keys, "a folder with `parties`, None without")
+        require(parties is None or len(parties) == 2, "parties", parties, "party 0 and party 1")
         self.weighted = bool(weighted)
         self._min_clients, self._bound, self._max_weight = min_clients, float(bound), float(max_weight)
         self._fraction_bits = fraction_bits
@@ -152,7 +153,7 @@ class SecureAggregation(Aggregator):
         )
         source, nonce, session = pads.client_source(), pads.fresh_nonce(), pads.bytes_of(place.session)
         for party in range(keys.PARTIES):
-            path = tf.strings.join([f"{self._folder}/", place.client, f".party{party}.key"])
+            path = tf.strings.join([f"{self._folder}/", place.client, keys.suffix(party)])
             words += pads.pad(source, pads.read_key(path), session, place.round, nonce, dimension + _TAIL)
         return {"masked": words}, {"nonce": tf.cast(nonce, tf.int32)}
 
@@ -252,14 +253,5 @@ def too_few(cohort: Cohort, least: int) -> float:
     return sum(math.comb(n, k) * q**k * (1.0 - q) ** (n - k) for k in range(least))
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
-def _require(condition: bool, argument: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{argument} is {value!r}.", expected=expected, remedy=f"Give another {argument}.")

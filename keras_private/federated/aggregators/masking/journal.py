@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from ....errors import LedgerError
+from ....files import flush_folder
 
 _START = hashlib.sha256(b"keras-private pads").hexdigest()
 
@@ -45,11 +46,7 @@ class Journal:
         self._path = pathlib.Path(path)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            flush_folder(self._path.parent)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
         except BlockingIOError as error:
@@ -88,9 +85,12 @@ class Journal:
                 raise OSError(f"{self._path}: only a part was written")
             os.fsync(self._file)
             self._broken = False
+        self._remember(digest, session, number, used)
+
+    def _remember(self, digest: str, session: str, number: int, nonces: list[bytes]) -> None:
         self._last = digest
         self._rounds.add((session, number))
-        self._nonces.update(used)
+        self._nonces.update(nonces)
 
     def _read(self) -> None:
         assert self._file is not None
@@ -105,9 +105,7 @@ class Journal:
                 raise self._altered() from error
             if digest != _chained(self._last, body):
                 raise self._altered()
-            self._last = digest
-            self._rounds.add((session, number))
-            self._nonces.update(used)
+            self._remember(digest, session, number, used)
         if rest:
             os.ftruncate(self._file, len(content) - len(rest))
             os.fsync(self._file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import re
 import secrets
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ....errors import ConfigurationError
+from ....files import write_whole
 
 PARTIES = 2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
@@ -26,8 +26,13 @@ def client_key(master: bytes, party: int, client: str) -> bytes:
     return hashlib.blake2b(client.encode(), digest_size=32, key=master, person=f"pad party {party}".encode()).digest()
 
 
+def suffix(party: int) -> str:
+    """What follows the client's name in the name of its file."""
+    return f".party{party}.key"
+
+
 def file_name(client: str, party: int) -> str:
-    return f"{client}.party{party}.key"
+    return client + suffix(party)
 
 
 def check_names(clients: Iterable[str]) -> None:
@@ -67,6 +72,4 @@ def write_client_keys(folder: Any, clients: Iterable[str], masters: Sequence[byt
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
         for party, master in enumerate(masters):
-            path = place / file_name(name, party)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(client_key(master, party, name))
+            write_whole(place / file_name(name, party), client_key(master, party, name), 0o600)

@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 import threading
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -214,11 +214,9 @@ def multiple_of(stddev: float) -> int:
     return math.ceil(math.sqrt(max((stddev / CELLS_PER_SIGMA) ** 2 - 1.0, 0.0)))
 
 
-def simulated_parties(
-    min_clients: int, masters: Optional[tuple[bytes, bytes]] = None
-) -> tuple[tuple[PadParty, PadParty], tuple[bytes, bytes]]:
+def simulated_parties(min_clients: int) -> tuple[tuple[PadParty, PadParty], tuple[bytes, bytes]]:
     """Both parties in this process, with their masters: a simulation, which protects from nobody in it."""
-    masters = masters or (keys.new_master(), keys.new_master())
+    masters = keys.new_master(), keys.new_master()
     between = secrets.token_bytes(32)
     first, second = (PadParty(index, masters[index], between, min_clients, journal=None) for index in (0, 1))
     return (first, second), masters
