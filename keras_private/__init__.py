@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_private.encrypted.serving import serve
     from keras_private.federated.aggregators.secure import SecureAggregation
     from keras_private.federated.model import FederatedModel
+    from keras_private.report.document import PrivacyReport
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "FederatedModel",
     "PoissonSampler",
     "PrivacyBudget",
+    "PrivacyReport",
     "PrivateTensor",
     "SecureAggregation",
     "__version__",
@@ -60,6 +62,7 @@ _HOME = {
     "FederatedModel": "keras_private.federated.model",
     "PoissonSampler": "keras_private.dp.sampling",
     "PrivacyBudget": "keras_private.dp.callbacks",
+    "PrivacyReport": "keras_private.report.document",
     "PrivateTensor": "keras_private.encrypted.encryption",
     "SecureAggregation": "keras_private.federated.aggregators.secure",
     "encrypt": "keras_private.encrypted.encryption",

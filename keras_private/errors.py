@@ -109,5 +109,9 @@ class WorkerError(PrivacyError, RuntimeError):
     """A worker that does the clients' work ended, cannot be reached, or took too long."""
 
 
+class ReportError(PrivacyError, ValueError):
+    """A privacy report cannot be read: it is no report, incomplete, or of a newer schema."""
+
+
 class CheckpointError(PrivacyError, OSError):
     """A checkpoint cannot be written, or those that are there belong to another training."""

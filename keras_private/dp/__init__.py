@@ -6,6 +6,7 @@ from .ledger import Ledger
 from .mechanisms import GaussianMechanism
 from .model import PrivateFunctional, PrivateModel, PrivateTraining, make_private
 from .optimizer import DPOptimizer
+from .reporting import privacy_report, report_of_ledger
 from .sampling import PoissonSampler
 from .validation import Validation, fix, validate
 
@@ -25,5 +26,7 @@ __all__ = [
     "fix",
     "make_private",
     "max_steps",
+    "privacy_report",
+    "report_of_ledger",
     "validate",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -15,6 +16,7 @@ from .callbacks import PrivacyBudget
 from .empty import may_be_empty, with_a_row
 from .fit_arguments import callback_list, fold_class_weight, sampler_over, split_arrays
 from .optimizer import DPOptimizer
+from .reporting import privacy_report
 from .sampling import PoissonSampler
 from .validation import refuse_batch_normalization
 
@@ -47,6 +49,7 @@ class PrivateTraining(_Mixin):
     ) -> None:
         self._shapes: Any = None
         self._may_be_empty = False
+        self._seconds = 0.0
         self._privacy: dict[str, Any] = {
             "epsilon": float(epsilon),
             "delta": float(delta),
@@ -149,6 +152,7 @@ class PrivateTraining(_Mixin):
         self._calibrate(budget, sampler, (epochs - initial_epoch) * len(sampler))
         self._shapes = sampler.element_shapes
         self._may_be_empty = may_be_empty(sampler.num_examples, sampler.sampling_probability)
+        begun = time.perf_counter()
         history = super().fit(
             sampler,
             epochs=epochs,
@@ -159,9 +163,23 @@ class PrivateTraining(_Mixin):
             initial_epoch=initial_epoch,
             **kwargs,
         )
+        self._seconds += time.perf_counter() - begun
         # What a metric has summed up is exact and would be saved with the model.
         self.reset_metrics()
         return history
+
+    def privacy_report(self) -> Any:
+        """Who learns what from the fits so far: a PrivacyReport, at this model's delta.
+
+        Raises:
+            LedgerError: The ledger cannot be read, or does not cover the steps of this model.
+            RuntimeError: The model is not compiled.
+        """
+        if not isinstance(getattr(self, "optimizer", None), DPOptimizer):
+            raise RuntimeError("You must compile your model before asking for its report. Use `model.compile(...)`.")
+        privacy = self._privacy
+        seconds = self._seconds or None
+        return privacy_report(self, privacy["delta"], privacy["accountant"], privacy["ledger"], seconds=seconds)
 
     def _build_on(self, sampler: PoissonSampler) -> None:
         """Gives a deferred model its weights, as Keras does on the first batch."""

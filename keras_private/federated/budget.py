@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
@@ -43,6 +43,7 @@ from ..dp.accounting import (
 )
 from ..dp.ledger import Ledger
 from ..dp.metering import Budget
+from ..dp.observers import in_unit, unamplified
 from ..errors import BudgetExhaustedError, ConfigurationError
 from .aggregators.base import Aggregator, Cohort
 from .aggregators.private import DPAggregator
@@ -265,8 +266,8 @@ class RoundMeter:
             epsilon_cohort_seen=seen,
             epsilon_coordinator=seen if hidden or not charges else math.inf,
             delta=delta,
-            adjacency=of_clients(adjacency_of(charges)),
-            adjacency_cohort_seen=of_clients(adjacency_of(bare)),
+            adjacency=in_unit(adjacency_of(charges), UNIT),
+            adjacency_cohort_seen=in_unit(adjacency_of(bare), UNIT),
             samplers=sampler_of(charges),
             accountant=accountant,
             rounds=sum(charge.steps for charge in charges),
@@ -311,13 +312,3 @@ def charged_probability(sampler: ClientSampler) -> Optional[float]:
     if not isinstance(sampler, PoissonClients):
         return None
     return min(1.0, float(np.nextafter(float(sampler.probability) + 2.0**-53, 2.0)))
-
-
-def unamplified(charges: Iterable[Charge]) -> list[Charge]:
-    """The charges against somebody who sees the cohorts: one client may be in all of them."""
-    return [replace(c, sampling_probability=None, sampler=UNKNOWN, adjacency=ZERO_OUT) for c in charges]
-
-
-def of_clients(relation: str) -> str:
-    """A neighbouring relation of accounting, said of the unit that is counted here."""
-    return relation.replace("one example", f"one {UNIT}")
