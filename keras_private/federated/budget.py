@@ -59,8 +59,9 @@ class PrivacySpent:
     Attributes:
         epsilon: Against who sees the model after every round, and not who took part.
         epsilon_cohort_seen: Against who also sees which clients took part: without amplification.
-        epsilon_coordinator: Against the coordinator, and the parties if there are any: as `epsilon_cohort_seen` if the
-            aggregator hides updates from them, else infinite; infinite as well if some of that is `simulated`.
+        epsilon_coordinator: Against the coordinator, and the parties if there are any: as `epsilon_cohort_seen` if in
+            every charged round the aggregator hid updates from them and clients' work ran on other hosts; else
+            infinite, also if it is not known of some charged round, as after a crash.
         delta: Of all three.
         adjacency: The neighbouring relation of `epsilon`.
         adjacency_cohort_seen: That of the two others.
@@ -94,6 +95,9 @@ class RoundMeter:
 
     Args:
         aggregator: The one whose rounds these are.
+
+    Attributes:
+        delta: Of the last PrivacyBudget that served these rounds; None before.
     """
 
     unit = UNIT
@@ -106,12 +110,14 @@ class RoundMeter:
             self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64, name="private_rounds")
             self._identity = tf.Variable(bits, trainable=False, dtype=tf.int64, name="private_rounds_identity")
             self._least_noise = tf.Variable(math.inf, trainable=False, dtype=tf.float64, name="least_noise")
+            self._hidden = tf.Variable(0, trainable=False, dtype=tf.int64, name="rounds_hidden")
             self._coordinates = tf.Variable(0, trainable=False, dtype=tf.int64, name="noise_coordinates")
         self.fit: Optional[RunningFit] = None
+        self.delta: Optional[float] = None
         self._cohort: Optional[Cohort] = None
         self._probability: Optional[float] = None
         self._charged_noise: Optional[float] = None
-        self._gated = False
+        self._gated = self._hides = False
         # Counted apart from steps_done, which a restored checkpoint winds back.
         self._run = self._authorized = 0
         self._session: Optional[int] = None
@@ -157,9 +163,11 @@ class RoundMeter:
     @property
     def variables(self) -> list[tf.Variable]:
         """To be saved and restored with the weights."""
-        return [self.steps_done, self._identity, self._least_noise, self._coordinates]
+        return [self.steps_done, self._identity, self._least_noise, self._hidden, self._coordinates]
 
-    def begin(self, model: Any, sampler: ClientSampler, callbacks: Optional[list[Any]], first: int) -> None:
+    def begin(
+        self, model: Any, sampler: ClientSampler, callbacks: Optional[list[Any]], first: int, hidden: bool = False
+    ) -> None:
         """The beginning of a fit.
 
         Args:
@@ -167,7 +175,9 @@ class RoundMeter:
             sampler: Draws the clients of every round of this fit.
             callbacks: The live list; None if there is none.
             first: Rounds that are done already.
+            hidden: No single client's update will be within the coordinator's reach.
         """
+        self._hides = hidden
         self._cohort, self._probability = sampler.cohort, charged_probability(sampler)
         self.fit = RunningFit(model, None, callbacks, first)
         self._charged_noise, self._session, self._counted = None, None, 0
@@ -198,6 +208,7 @@ class RoundMeter:
             )
         self._least_noise.assign(min(float(self._least_noise), noise))
         self._coordinates.assign(max(int(self._coordinates), self._aggregator.dimension))
+        self._hidden.assign_add(1 if self._hides else 0)
         self._run += 1
         self.steps_done.assign_add(1)
 
@@ -221,6 +232,7 @@ class RoundMeter:
             BudgetExhaustedError: Earlier rounds used it up.
             ConfigurationError: No noise is enough, or the number of rounds is not known.
         """
+        self.delta = budget.delta
         if not self._aggregator.calibrated or rounds == 0:
             return
         if rounds is None:
@@ -258,20 +270,18 @@ class RoundMeter:
         charges = self.ledger.charges_of(self)
         bare = tuple(unamplified(charges))
         seen = epsilon(bare, delta, accountant)
-        simulated = tuple(self._aggregator.description()["simulated"])
-        # Who runs a simulation reads all of it.
-        hidden = self._aggregator.hides_updates and not simulated
+        rounds = sum(charge.steps for charge in charges)
         return PrivacySpent(
             epsilon=epsilon(charges, delta, accountant),
             epsilon_cohort_seen=seen,
-            epsilon_coordinator=seen if hidden or not charges else math.inf,
+            epsilon_coordinator=seen if int(self._hidden) >= rounds else math.inf,
             delta=delta,
             adjacency=in_unit(adjacency_of(charges), UNIT),
             adjacency_cohort_seen=in_unit(adjacency_of(bare), UNIT),
             samplers=sampler_of(charges),
             accountant=accountant,
-            rounds=sum(charge.steps for charge in charges),
-            simulated=simulated,
+            rounds=rounds,
+            simulated=tuple(self._aggregator.description()["simulated"]),
         )
 
     def _charge_in_memory(self) -> None:

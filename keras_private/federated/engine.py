@@ -59,6 +59,11 @@ class Engine:
             work.function, list(work.sent), list(work.reset), clients.element_spec, encode, clients.opener, metrics
         )
 
+    @property
+    def sent_bytes(self) -> int:
+        """Of the values of variables that a client gets in a round."""
+        return sum(variable.shape.num_elements() * variable.dtype.size for variable in self._work.sent)
+
     def of(self, clients: Clients) -> Engine:
         """The same computation for other clients of the same form, opened in the same way."""
         found = copy.copy(self)

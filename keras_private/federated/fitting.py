@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import time
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -17,6 +18,7 @@ from .checkpoints import Checkpoints
 from .checks import is_whole
 from .clients import Clients
 from .engine import Engine, Setting
+from .exposure import FIT, Exposure
 from .models import build, copy_of
 from .progress import callback_list
 from .sampling import FIXED, POISSON, sampler_of
@@ -89,14 +91,18 @@ class Fitting:
             engine = self._engine(work, clients, arguments.shuffle)
             step = ServerStep(owner.model, work, owner.server_optimizer, owner.model.optimizer)
             saved, first = self._resumed(arguments)
-            if meter is not None:
-                meter.begin(owner, sampler, follow.callbacks, first)
             with workers.use(arguments.workers) as hosts:
+                exposure = Exposure.of(FIT, clients, hosts, aggregator)
+                owner.exposures.append(exposure)
+                if meter is not None:
+                    meter.begin(owner, sampler, follow.callbacks, first, exposure.hidden)
                 follow.on_train_begin()
                 for epoch in range(first, arguments.epochs):
                     follow.on_epoch_begin(epoch)
                     setting = Setting(session, epoch + 1, arguments.local_epochs, arguments.batch_size)
-                    logs = self._round(engine, step, sampler.draw(), setting, generator, hosts)
+                    begun = time.perf_counter()
+                    logs = self._round(engine, step, sampler.draw(), setting, generator, hosts, exposure)
+                    exposure.seconds += time.perf_counter() - begun
                     if saved is not None:
                         saved.write(epoch + 1)
                     if arguments.validation_data is not None and (epoch + 1) % arguments.validation_freq == 0:
@@ -139,19 +145,24 @@ class Fitting:
         setting: Setting,
         generator: Optional[np.random.Generator],
         hosts: workers.Workers,
+        exposure: Exposure,
     ) -> dict[str, float]:
         aggregator, owner = self._owner.aggregator, self._owner
         counted = None
         if names:
             reports, counted = engine.run(hosts, names, setting, generator)
+            exposure.sent += len(names) * engine.sent_bytes
+            exposure.received += reports.bytes_of(len(names))
         else:
             reports = engine.nothing()
         if aggregator.private:
             owner.privacy_meter.authorize_round()
+            exposure.noise_multiplier = owner.privacy_meter.noise_multiplier
         total = aggregator.total(reports, Round(setting.session, setting.number, tuple(names)))
         if total.weight > 0:
             step.apply(total.mean)
         owner.rounds_done += 1
+        exposure.rounds += 1
         logs = metric_values(owner.model, counted) if counted is not None else {}
         if total.clients is not None:
             logs["clients"] = float(total.clients)
@@ -161,6 +172,7 @@ class Fitting:
     def _validate(self, arguments: FitArguments, hosts: workers.Workers) -> dict[str, float]:
         data, owner = arguments.validation_data, self._owner
         if isinstance(data, Clients):
+            owner.note_evaluation(data, hosts)
             found = owner._compiled()[1].federated(data, arguments.batch_size, False, True, hosts)
         elif isinstance(data, tuple):
             found = owner.model.evaluate(

@@ -11,14 +11,18 @@ import tensorflow as tf
 
 from .._backends import keras_state, tff_clients
 from ..errors import ConfigurationError
+from ..report.document import PrivacyReport
 from .aggregators.base import Aggregator
 from .aggregators.mean import Mean
 from .algorithms import Algorithm, algorithm_of
 from .budget import PrivacySpent, RoundMeter, meter_of
 from .clients import Clients, as_clients
 from .evaluating import Evaluation
+from .exposure import EVALUATION, PERSONALIZATION, Exposure
 from .fitting import FitArguments, Fitting
 from .server import fresh_optimizer, server_optimizer_of
+from .workers import Workers
+from .workers import use as hosts_of
 
 ClientsLike = Union[Clients, Mapping[str, Any], str, "os.PathLike[str]"]
 
@@ -50,6 +54,7 @@ class FederatedModel:
         optimizer: The client optimizer; its learning rate is read in each round.
         server_optimizer: The optimizer that applies the mean update.
         rounds_done: Rounds that changed the model since compile.
+        exposures: Under which circumstances clients' data were worked on so far.
     """
 
     def __init__(self, model: tf.keras.Model, aggregator: Optional[Aggregator] = None) -> None:
@@ -70,6 +75,7 @@ class FederatedModel:
         self.server_optimizer: Any = None
         self.algorithm: Optional[Algorithm] = None
         self.rounds_done = 0
+        self.exposures: list[Exposure] = []
         self._meter: Optional[RoundMeter] = None
         self._fitting: Optional[Fitting] = None
         self._evaluation: Optional[Evaluation] = None
@@ -96,6 +102,20 @@ class FederatedModel:
             ConfigurationError: The aggregator is not private, or an argument is out of range.
         """
         return self.privacy_meter.privacy_spent(delta, accountant)
+
+    def privacy_report(self, delta: Optional[float] = None, accountant: str = "pld") -> PrivacyReport:
+        """Who learnt what from all fits, evaluations and personalizations of this object so far.
+
+        Args:
+            delta: Of the epsilons of a private aggregator; None: that of the PrivacyBudget of the last fit.
+            accountant: "pld" or "rdp".
+
+        Raises:
+            ConfigurationError: Nothing ran yet, or delta is not known.
+        """
+        from .reporting import report_of
+
+        return report_of(self, delta, accountant)
 
     def compile(
         self,
@@ -231,7 +251,10 @@ class FederatedModel:
         """
         evaluation = self._compiled()[1]
         if y is None and _are_clients(x):
-            return evaluation.federated(as_clients(x), batch_size, per_client, return_dict, workers)
+            clients = as_clients(x)
+            with hosts_of(workers) as hosts:
+                self.note_evaluation(clients, hosts)
+                return evaluation.federated(clients, batch_size, per_client, return_dict, hosts)
         if per_client:
             raise ConfigurationError(
                 "per_client was asked for data that is here.", expected="clients", remedy="Give clients as x."
@@ -268,7 +291,15 @@ class FederatedModel:
             UnsupportedModelError: The model cannot be copied.
         """
         fitting = self._compiled()[0]
-        return fitting.personalize(as_clients(clients), name, epochs, batch_size, optimizer, kwargs)
+        found = as_clients(clients)
+        self.exposures.append(Exposure.of(PERSONALIZATION, found, None))
+        return fitting.personalize(found, name, epochs, batch_size, optimizer, kwargs)
+
+    def note_evaluation(self, clients: Clients, hosts: Workers) -> None:
+        """Keeps in mind, for the privacy report, that clients are about to be evaluated."""
+        found = Exposure.of(EVALUATION, clients, hosts)
+        if found not in self.exposures:
+            self.exposures.append(found)
 
     def _compiled(self) -> tuple[Fitting, Evaluation]:
         if self._fitting is None or self._evaluation is None:

@@ -24,6 +24,8 @@ ATTEMPTS = 3
 SHARE = 32
 """Clients of a share: what a worker holds at a time, and what its loss costs."""
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class _Place:
     """One worker, started or started again when it is needed. It does one computation at a time."""
@@ -44,6 +46,11 @@ class _Place:
     @property
     def worker(self) -> Optional[OwnedWorker]:
         return self._worker
+
+    @property
+    def apart(self) -> bool:
+        """It is on another host."""
+        return isinstance(self._at, RemoteWorker) and split(self._at.address)[0] not in _LOOPBACK
 
     def run(self, computation: Callable[..., Any], arguments: Sequence[Any], deadline: float) -> Any:
         # Who waits for its turn has not begun: the deadline is of the work, and the worker may be another one then.
@@ -127,6 +134,11 @@ class Workers:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(place.name for place in self._places)
+
+    @property
+    def apart(self) -> bool:
+        """All are on other hosts than this one, as far as their addresses tell."""
+        return all(place.apart for place in self._places)
 
     @property
     def owned(self) -> tuple[OwnedWorker, ...]:
@@ -316,7 +328,7 @@ def _checked(given: Any) -> Union[str, RemoteWorker]:
         return given
     address: str = given
     host, _ = split(address)
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in _LOOPBACK:
         raise ConfigurationError(
             f"The worker {address!r} is on another host, and its link would carry updates in the clear.",
             expected="a loopback address, or a RemoteWorker, whose link is mutual TLS",

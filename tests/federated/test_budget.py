@@ -38,7 +38,7 @@ class Rounds:
         self.privacy_meter = meter_of(self.aggregator)
         self.stop_training, self.released, self.weights = False, [], np.zeros(D)
 
-    def fit(self, epochs=1, expected=20, callbacks=(), first=0, poisson=True, before_total=None):
+    def fit(self, epochs=1, expected=20, callbacks=(), first=0, poisson=True, before_total=None, hidden=False):
         meter, kind = self.privacy_meter, PoissonClients if poisson else FixedSampler
         sampler = kind(NAMES, expected, None)
         follow = tf.keras.callbacks.CallbackList(
@@ -47,7 +47,7 @@ class Rounds:
         self.stop_training = False
         try:
             self.aggregator.prepare(D, sampler.cohort)
-            meter.begin(self, sampler, follow.callbacks, first)
+            meter.begin(self, sampler, follow.callbacks, first, hidden)
             follow.on_train_begin()
             for epoch in range(first, epochs):
                 follow.on_epoch_begin(epoch)
@@ -133,9 +133,28 @@ def test_against_a_coordinator_that_sees_no_update_the_figure_is_the_unamplified
 
     fed = Rounds(DPAggregator(Hidden(), noise_multiplier=NOISE))
     assert fed.privacy_meter.privacy_spent(DELTA).epsilon_coordinator == 0.0
-    fed.fit(2)
+    fed.fit(2, hidden=True)
     spent = fed.privacy_meter.privacy_spent(DELTA, accountant="rdp")
     assert spent.epsilon_coordinator == spent.epsilon_cohort_seen == epsilon([bare(2)], DELTA, "rdp")
+    fed.fit(1)
+    spent = fed.privacy_meter.privacy_spent(DELTA)
+    assert spent.epsilon_cohort_seen == cost(bare(3)) and spent.epsilon_coordinator == math.inf, "one round was seen"
+
+
+def test_rounds_of_which_nobody_knows_where_they_ran_count_as_seen(tmp_path):
+    class Hidden(Mean):
+        hides_updates = True
+
+    def made():
+        return Rounds(DPAggregator(Hidden(), noise_multiplier=NOISE))
+
+    path = tmp_path / "ledger"
+    first, second = made(), made()
+    first.fit(2, callbacks=[PrivacyBudget(500.0, DELTA, ledger=path)], hidden=True)
+    assert first.privacy_meter.privacy_spent(DELTA).epsilon_coordinator == cost(bare(2))
+    second.fit(1, callbacks=[PrivacyBudget(500.0, DELTA, ledger=path)], hidden=True)
+    spent = second.privacy_meter.privacy_spent(DELTA)
+    assert spent.rounds == 3 and spent.epsilon_coordinator == math.inf
 
 
 def test_parties_in_this_process_hide_nothing_from_the_coordinator():

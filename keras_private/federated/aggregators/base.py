@@ -57,6 +57,11 @@ class Reports:
     summed: Mapping[str, np.ndarray]
     each: tuple[Mapping[str, np.ndarray], ...]
 
+    def bytes_of(self, clients: int) -> int:
+        """What so many clients gave: each a vector of the size of the sum, and what is not summed."""
+        vectors = clients * sum(np.asarray(value).nbytes for value in self.summed.values())
+        return vectors + sum(np.asarray(value).nbytes for one in self.each for value in one.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:

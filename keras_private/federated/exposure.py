@@ -1,0 +1,66 @@
+"""Under which circumstances clients' data were worked on: what a privacy report goes by."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional
+
+from .aggregators.base import Aggregator
+from .aggregators.private import DPAggregator
+from .clients import Clients
+from .workers import Workers
+
+FIT, EVALUATION, PERSONALIZATION = "fit", "evaluation", "personalization"
+
+
+@dataclasses.dataclass
+class Exposure:
+    """One fit, evaluation or personalization.
+
+    Attributes:
+        what: Which of them.
+        stays_put: Examples were opened where the work ran, and not sent there.
+        apart: The work ran on other hosts, behind mutual TLS.
+        population: Number of clients.
+        aggregator: What updates went through; None if there were none.
+        noise_multiplier: Of the sums; 0 without noise.
+        rounds: That ran.
+        sent, received: Bytes of arrays, from and to the coordinator; one vector for each client of a round.
+        seconds: By the clock.
+    """
+
+    what: str
+    stays_put: bool
+    apart: bool
+    population: int
+    aggregator: Optional[Aggregator] = None
+    noise_multiplier: float = 0.0
+    rounds: int = 0
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def of(what: str, clients: Clients, hosts: Optional[Workers], aggregator: Optional[Aggregator] = None) -> Exposure:
+        """Before anything runs; `hosts` is None where the work runs in this process."""
+        apart = hosts is not None and hosts.apart
+        return Exposure(what, clients.stays_put, apart, len(clients.names), aggregator)
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """What was in one place and would have to be apart."""
+        found = [] if self.aggregator is None else list(self.aggregator.description()["simulated"])
+        if not self.apart:
+            found.append("the clients' work runs on the coordinator's host, which can read their examples")
+        elif not self.stays_put:
+            found.append("the coordinator holds the clients' examples and sends them to the workers")
+        return tuple(found)
+
+    @property
+    def hidden(self) -> bool:
+        """No single client's update, nor what it was made of, was within the coordinator's reach."""
+        return self.aggregator is not None and self.aggregator.hides_updates and not self.simulated
+
+    @property
+    def noisy(self) -> bool:
+        return isinstance(self.aggregator, DPAggregator) and self.noise_multiplier > 0
