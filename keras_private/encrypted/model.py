@@ -20,9 +20,11 @@ from keras_private.encrypted.limits import Assumptions, check_split, checked_gro
 from keras_private.encrypted.lowering import lower
 from keras_private.encrypted.parties import EMBEDDED, parties_named
 from keras_private.encrypted.ranges import declared_ranges
+from keras_private.encrypted.reporting import report_of_model
 from keras_private.encrypted.steps import MODEL_OWNER, Steps
 from keras_private.encrypted.variables import SharedVariable
 from keras_private.errors import ConfigurationError
+from keras_private.report.document import PrivacyReport
 
 DEFAULT_RANGE = (-10.0, 10.0)
 
@@ -343,6 +345,10 @@ class EncryptedModel:
             ConfigurationError: training, and compile was not called.
         """
         return inspection.cost(self, _positive(batch_size, "batch_size"), training)
+
+    def privacy_report(self, batch_size: int = 32) -> PrivacyReport:
+        """Who learns what, under which assumptions, and what steps of so many rows cost."""
+        return report_of_model(self, batch_size, self._trained, self._compiled is not None)
 
     def parity_check(self, x: Any, verbose: bool = True) -> dict[str, float]:
         """Largest error of each layer's output against plaintext Keras. Opens every one of them and the weights.

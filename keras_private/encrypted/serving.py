@@ -20,8 +20,10 @@ from keras_private.encrypted.kernels import choose
 from keras_private.encrypted.lowering import lower
 from keras_private.encrypted.model import DEFAULT_RANGE, EncryptedModel
 from keras_private.encrypted.ranges import declared_ranges
+from keras_private.encrypted.reporting import report_of_service
 from keras_private.errors import ConfigurationError, PartiesError, TransportError
 from keras_private.random import secure_source
+from keras_private.report.document import PrivacyReport
 
 PUBLISH_SECONDS = 600.0
 
@@ -140,6 +142,15 @@ class Service:
         """
         facts = {"call": "program", "publication": self.publication, "rows": batch_size}
         return str(self._wires[party].call(facts, deadline=time.monotonic() + 60.0).facts["text"])
+
+    @property
+    def logits(self) -> bool:
+        """Whether clients get what enters the model's last softmax or sigmoid."""
+        return self._description.logits
+
+    def privacy_report(self) -> PrivacyReport:
+        """Who learns what from this service, and under which assumptions."""
+        return report_of_service(self)
 
     @property
     def serving(self) -> bool:

@@ -348,6 +348,20 @@ class TestKills:
         raise AssertionError("the service did not recover")
 
 
+def test_the_report_says_who_sees_what_and_that_this_is_one_machine(service):
+    report = service.privacy_report()
+    assert report.kind == "prediction service" and not report.learns and report.spendings == ()
+    assert report.costs["request of up to 4 rows"].bytes == service.bytes_per_run[4] > 0
+    assert "this machine" in report.simulated[0]
+    secret = ("weights", "inputs", "predictions")
+    seen = {view.adversary: [view.of(item).level for item in secret] for view in report.views}
+    assert all(seen[party] == ["shares"] * 3 for party in service.cluster.parties)
+    assert seen["two parties together"] == seen["whoever reads the memory of that machine"] == ["clear"] * 3
+    assert seen["owner, who publishes"] == ["clear", "nothing", "nothing"]
+    assert seen["a client"] == ["nothing", "clear", "clear"] and seen["network"] == ["nothing"] * 3
+    assert kp.PrivacyReport.from_json(report.to_json()) == report
+
+
 def script(body, *arguments):
     code = "import os, sys, time, warnings\nwarnings.simplefilter('ignore')\nimport keras_private as kp\n" + body
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
