@@ -70,7 +70,14 @@ class Engine:
         found._clients, found._keys = clients, _keys(clients)
         return found
 
-    def run(self, hosts: Workers, names: Sequence[str], setting: Setting, seed: Optional[np.random.Generator]) -> Any:
+    def run(
+        self,
+        hosts: Workers,
+        names: Sequence[str],
+        setting: Setting,
+        seed: Optional[np.random.Generator],
+        begins: Optional[Callable[[Sequence[str]], None]] = None,
+    ) -> Any:
         """The work of these clients.
 
         Args:
@@ -78,6 +85,7 @@ class Engine:
             names: Of the clients; at least one.
             setting: Of the round.
             seed: Source of the orders of examples; None: the operating system's generator.
+            begins: Called with the names of some of them before each attempt at their work.
 
         Returns:
             Reports, and the sums of the metrics' variables or None.
@@ -93,7 +101,8 @@ class Engine:
             "round": np.int64(setting.number),
         }
         orders = [_order(seed) for _ in names]
-        done = hosts.spread(self._computation, sent, _Values(self._client, names, orders))
+        told = None if begins is None else (lambda positions: begins([names[position] for position in positions]))
+        done = hosts.spread(self._computation, sent, _Values(self._client, names, orders), told)
         each: list[Mapping[str, np.ndarray]] = [{} for _ in names]
         for share, result in done:
             for position, item in zip(share, result.get("each", [])):

@@ -8,6 +8,7 @@ from typing import Optional
 from .aggregators.base import Aggregator
 from .aggregators.private import DPAggregator
 from .clients import Clients
+from .local_privacy import LocalPrivacy
 from .workers import Workers
 
 FIT, EVALUATION, PERSONALIZATION = "fit", "evaluation", "personalization"
@@ -24,7 +25,8 @@ class Exposure:
         population: Number of clients.
         aggregator: What updates went through; None if there were none.
         noise_multiplier: Of the sums; 0 without noise.
-        rounds: That ran.
+        local: How clients' own steps were made private; None if they were not.
+        rounds: That began.
         sent, received: Bytes of arrays, from and to the coordinator; one vector for each client of a round.
         seconds: By the clock.
     """
@@ -35,6 +37,7 @@ class Exposure:
     population: int
     aggregator: Optional[Aggregator] = None
     noise_multiplier: float = 0.0
+    local: Optional[LocalPrivacy] = None
     rounds: int = 0
     sent: int = 0
     received: int = 0
@@ -62,5 +65,11 @@ class Exposure:
         return self.aggregator is not None and self.aggregator.hides_updates and not self.simulated
 
     @property
-    def noisy(self) -> bool:
+    def noisy_sums(self) -> bool:
+        """Sums carry noise before anybody gets them."""
         return isinstance(self.aggregator, DPAggregator) and self.noise_multiplier > 0
+
+    @property
+    def noisy_updates(self) -> bool:
+        """What leaves a client carries noise."""
+        return self.local is not None and self.local.noise_multiplier > 0

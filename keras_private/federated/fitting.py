@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
 from .._backends import keras_state
+from ..dp.engine import coordinates_of
 from ..errors import ConfigurationError, UnsupportedModelError
 from . import local_work, workers
 from .aggregators.base import Aggregator, Round
@@ -19,6 +21,7 @@ from .checks import is_whole
 from .clients import Clients
 from .engine import Engine, Setting
 from .exposure import FIT, Exposure
+from .local_privacy import most_attempts
 from .models import build, copy_of
 from .progress import callback_list
 from .sampling import FIXED, POISSON, sampler_of
@@ -81,6 +84,9 @@ class Fitting:
         sampler = sampler_of(kind, clients.names, arguments.clients_per_round, generator)
         build(owner.model, clients.element_spec)
         self._check_state(aggregator)
+        local = owner.local_privacy
+        if local is not None and owner.algorithm is not None:
+            local.check(owner.model, owner.algorithm, arguments.batch_size)
         follow = callback_list(arguments.callbacks, owner, arguments.verbose, arguments.epochs)
         owner.stop_training = False
         session = secrets.token_hex(16)
@@ -93,7 +99,14 @@ class Fitting:
             saved, first = self._resumed(arguments)
             with workers.use(arguments.workers) as hosts:
                 exposure = Exposure.of(FIT, clients, hosts, aggregator)
+                exposure.local = local
                 owner.exposures.append(exposure)
+                if local is not None:
+                    coordinates = coordinates_of(owner.model.trainable_variables)
+                    owner.local_meter.begin(local, coordinates, most_attempts(hosts) * arguments.local_epochs)
+                    if saved is not None:
+                        # The first round's epochs count, if this process ends before they are saved.
+                        saved.write(first)
                 if meter is not None:
                     meter.begin(owner, sampler, follow.callbacks, first, exposure.hidden)
                 follow.on_train_begin()
@@ -132,8 +145,12 @@ class Fitting:
         variables = [*owner.model.weights, *owner.server_optimizer.variables, *owner.model.optimizer.variables]
         if owner.aggregator.private:
             variables += owner.privacy_meter.variables
+        if owner.local_privacy is not None:
+            variables += owner.local_meter.variables
         saved = Checkpoints(arguments.checkpoints, identity, variables)
         done = saved.restore()
+        if done and owner.local_privacy is not None:
+            owner.local_meter.restored()
         owner.rounds_done = max(owner.rounds_done, done)
         return saved, max(done, arguments.initial_epoch)
 
@@ -149,8 +166,9 @@ class Fitting:
     ) -> dict[str, float]:
         aggregator, owner = self._owner.aggregator, self._owner
         counted = None
+        exposure.rounds += 1
         if names:
-            reports, counted = engine.run(hosts, names, setting, generator)
+            reports, counted = engine.run(hosts, names, setting, generator, self._counts(setting.local_epochs))
             exposure.sent += len(names) * engine.sent_bytes
             exposure.received += reports.bytes_of(len(names))
         else:
@@ -162,12 +180,17 @@ class Fitting:
         if total.weight > 0:
             step.apply(total.mean)
         owner.rounds_done += 1
-        exposure.rounds += 1
         logs = metric_values(owner.model, counted) if counted is not None else {}
         if total.clients is not None:
             logs["clients"] = float(total.clients)
         logs.update({name: float(value) for name, value in total.measurements.items()})
         return logs
+
+    def _counts(self, local_epochs: int) -> Optional[Callable[[Sequence[str]], None]]:
+        """Charges local epochs before they run."""
+        if self._owner.local_privacy is None:
+            return None
+        return lambda names: self._owner.local_meter.count(names, local_epochs)
 
     def _validate(self, arguments: FitArguments, hosts: workers.Workers) -> dict[str, float]:
         data, owner = arguments.validation_data, self._owner
@@ -200,13 +223,14 @@ class Fitting:
         if key not in self._works:
             assert self._owner.algorithm is not None
             self._works[key] = local_work.training(
-                self._owner.model, clients.element_spec, self._owner.algorithm, shuffle
+                self._owner.model, clients.element_spec, self._owner.algorithm, shuffle, self._owner.local_privacy
             )
         return self._works[key]
 
     def _engine(self, work: local_work.LocalWork, clients: Clients, shuffle: bool) -> Engine:
         aggregator = self._owner.aggregator
-        metrics = "none" if aggregator.hides_updates or aggregator.private else "sum"
+        private = aggregator.private or self._owner.local_privacy is not None
+        metrics = "none" if aggregator.hides_updates or private else "sum"
         if not isinstance(aggregator, Mean):
             return Engine(work, aggregator, clients, metrics)
         # Clients that are opened elsewhere bring the graph that opens them.

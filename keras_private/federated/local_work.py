@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from .._backends.graph_import import MovableFunction, movable
 from ..errors import UnsupportedModelError
 from .algorithms import Algorithm, FedAvg, FedProx, FedSGD, MimeLite
 from .examples import blank
+from .local_privacy import LocalPrivacy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ class LocalWork:
         return sum(int(variable.shape.num_elements()) for variable in self.trained + self.averaged) + self.extra
 
 
-def training(model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool) -> LocalWork:
+def training(
+    model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool, privacy: Optional[LocalPrivacy] = None
+) -> LocalWork:
     """The work of a client in a round of training.
 
     Args:
@@ -54,6 +57,7 @@ def training(model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool)
         element_spec: Pair (x, y) of tf.TensorSpec of one example.
         algorithm: What the client does.
         shuffle: New order of the examples in each local epoch.
+        privacy: Makes each step private for each example; none is if None.
 
     Raises:
         UnsupportedModelError: The model cannot be moved to a worker, or has a training step of its own that the
@@ -73,6 +77,7 @@ def training(model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool)
     _build_metrics(model, element_spec)
     counted = tuple(variable for metric in model.metrics for variable in metric.variables)
     state = tuple(optimizer.variables) if isinstance(algorithm, MimeLite) else ()
+    noisy = None if privacy is None else privacy.gradients(model, trained, element_spec)
     gradient_only = isinstance(algorithm, (FedSGD, MimeLite))
 
     def gradients(x: Any, y: Any) -> tuple[Any, Any]:
@@ -87,14 +92,15 @@ def training(model: Any, element_spec: Any, algorithm: Algorithm, shuffle: bool)
         if own_step:
             model.train_step((x, y))
             return
-        found, predicted = gradients(x, y)
+        found, predicted = gradients(x, y) if noisy is None else (noisy(x, y), None)
         if isinstance(algorithm, FedProx):
             mu = algorithm.proximal_strength
             found = [g + tf.cast(mu, g.dtype) * (v - w) for g, v, w in zip(found, trained, begun)]
         optimizer.apply_gradients(zip(found, trained))
         for variable, value in zip(state, state_begun):
             variable.assign(value)
-        model.compute_metrics(x, y, predicted, None)
+        if noisy is None:
+            model.compute_metrics(x, y, predicted, None)
 
     def work(x: Any, y: Any, local_epochs: Any, batch_size: Any, seed: Any) -> Any:
         examples = tf.shape(tf.nest.flatten(x)[0])[0]

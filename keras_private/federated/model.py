@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Optional, Union
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from .._backends import keras_state, tff_clients
+from ..dp.accounting import epsilon
 from ..errors import ConfigurationError
 from ..report.document import PrivacyReport
 from .aggregators.base import Aggregator
@@ -18,8 +20,9 @@ from .algorithms import Algorithm, algorithm_of
 from .budget import PrivacySpent, RoundMeter, meter_of
 from .clients import Clients, as_clients
 from .evaluating import Evaluation
-from .exposure import EVALUATION, PERSONALIZATION, Exposure
+from .exposure import EVALUATION, FIT, PERSONALIZATION, Exposure
 from .fitting import FitArguments, Fitting
+from .local_privacy import LocalMeter, LocalPrivacy
 from .server import fresh_optimizer, server_optimizer_of
 from .workers import Workers
 from .workers import use as hosts_of
@@ -76,6 +79,8 @@ class FederatedModel:
         self.algorithm: Optional[Algorithm] = None
         self.rounds_done = 0
         self.exposures: list[Exposure] = []
+        self.local_privacy: Optional[LocalPrivacy] = None
+        self.local_meter = LocalMeter()
         self._meter: Optional[RoundMeter] = None
         self._fitting: Optional[Fitting] = None
         self._evaluation: Optional[Evaluation] = None
@@ -103,6 +108,23 @@ class FederatedModel:
         """
         return self.privacy_meter.privacy_spent(delta, accountant)
 
+    def example_privacy_spent(self, delta: float, accountant: str = "pld") -> float:
+        """Epsilon of all local epochs so far for one example of the client with the most of them.
+
+        It holds for an example that contributes nothing in its place ("zero out"), against whoever gets the client's
+        updates and not its examples; infinite if some fit had no DPOptimizer at clients.
+
+        Args:
+            delta: In (0, 1).
+            accountant: "pld" or "rdp".
+
+        Raises:
+            ConfigurationError: An argument is out of range.
+        """
+        if any(each.what == FIT and each.local is None and each.rounds for each in self.exposures):
+            return math.inf
+        return epsilon(self.local_meter.charges(), delta, accountant)
+
     def privacy_report(self, delta: Optional[float] = None, accountant: str = "pld") -> PrivacyReport:
         """Who learnt what from all fits, evaluations and personalizations of this object so far.
 
@@ -129,7 +151,9 @@ class FederatedModel:
 
         Args:
             client_optimizer: A Keras optimizer or its name. Each client begins each round with a fresh one, which has
-                the learning rate of the moment.
+                the learning rate of the moment. A DPOptimizer protects each example of each client, from whoever gets
+                the client's update too: every local step is clipped and noised where it is made, and
+                `example_privacy_spent` says at which epsilon. It sends no metrics of training.
             server_optimizer: A Keras optimizer, or a name: "sgd" (learning rate 1, FedAvg), "adam", "adagrad",
                 "yogi", "rmsprop" (FedOpt, with learning rates that fit updates).
             loss: As in Keras; None: the one that `model` is compiled with.
@@ -139,7 +163,9 @@ class FederatedModel:
         Raises:
             ConfigurationError: No loss, or an optimizer or algorithm that is none.
         """
-        client = fresh_optimizer(client_optimizer, "client_optimizer")
+        private = bool(getattr(client_optimizer, "is_dp_optimizer", False))
+        inner = client_optimizer.inner_optimizer if private else client_optimizer
+        client = fresh_optimizer(inner, "client_optimizer")
         server = server_optimizer_of(server_optimizer)
         chosen = algorithm_of(algorithm)
         if loss is None:
@@ -151,6 +177,7 @@ class FederatedModel:
             )
         self.model.compile(client, loss=loss, metrics=metrics)
         self.server_optimizer, self.algorithm = server, chosen
+        self.local_privacy = LocalPrivacy.of(client_optimizer) if private else None
         self.rounds_done = 0
         self._fitting, self._evaluation = Fitting(self), Evaluation(self.model)
 

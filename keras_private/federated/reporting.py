@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
+from ..dp.observers import guarantee
 from ..errors import ConfigurationError
 from ..report.content import (
     CLEAR,
@@ -61,6 +62,15 @@ _NOISE = Protocol(
     ),
     "McMahan et al. 2018, section 3",
 )
+_LOCAL = Protocol(
+    "Example-level differential privacy at clients: each local step clipped and noised where it is made",
+    (
+        "a client's host is trusted with its own examples",
+        "the coordinator runs each round's graph once",
+        "the number of a client's examples is public",
+    ),
+    "Abadi et al. 2016, section 3.1, in the local steps of McMahan et al. 2017, Algorithm 1",
+)
 _TLS = Protocol("Mutual TLS 1.3 to workers on other hosts", ("the authority's key is kept safe",), "RFC 8446")
 _NOT_COVERED = (
     "what a client's host does with its own data",
@@ -69,16 +79,13 @@ _NOT_COVERED = (
 )
 
 
-def report_of(
-    fed: FederatedModel, delta: Optional[float] = None, accountant: str = "pld", extra: Sequence[Spending] = ()
-) -> PrivacyReport:
+def report_of(fed: FederatedModel, delta: Optional[float] = None, accountant: str = "pld") -> PrivacyReport:
     """Who learnt what from all that a FederatedModel ran so far.
 
     Args:
         fed: The model.
         delta: Of the epsilons of a private aggregator; None: that of the last PrivacyBudget.
         accountant: "pld" or "rdp".
-        extra: Further guarantees.
 
     Raises:
         ConfigurationError: Nothing ran yet, or delta is not known.
@@ -91,14 +98,15 @@ def report_of(
             remedy="Call fit first.",
         )
     fits = [each for each in exposures if each.what == FIT]
-    protocols = [_NOISE] * any(each.noisy for each in fits)
+    protocols = [_NOISE] * any(each.noisy_sums for each in fits)
+    protocols += [_LOCAL] * any(each.noisy_updates for each in fits)
     protocols += [_MASKS] * any(_masked(each.aggregator) for each in fits)
     protocols += [_TLS] * any(each.apart for each in exposures)
     return PrivacyReport(
         kind="federated fit",
         model=str(fed.model.name),
         views=worst([views_of(each) for each in exposures]),
-        spendings=(*_spendings(fed, fits, delta, accountant), *extra),
+        spendings=_spendings(fed, fits, delta, accountant),
         protocols=tuple(protocols),
         simulated=tuple(dict.fromkeys(reason for each in exposures for reason in each.simulated)),
         not_covered=_NOT_COVERED,
@@ -114,20 +122,44 @@ def _spendings(
 ) -> tuple[Spending, ...]:
     ran = [each for each in fits if each.rounds]
     private = [each for each in ran if isinstance(each.aggregator, DPAggregator)]
-    if not private and not fed.aggregator.private:
+    local = [each for each in ran if each.local is not None]
+    by_clients = bool(private) or fed.aggregator.private
+    if not by_clients and not local:
         return ()
-    meter = fed.privacy_meter
-    delta = meter.delta if delta is None else delta
+    if delta is None and by_clients:
+        delta = fed.privacy_meter.delta
     if delta is None:
         raise ConfigurationError(
             "delta is not known.", expected="the delta of epsilon, in (0, 1)", remedy="Call privacy_report(delta=...)."
         )
-    spent = meter.privacy_spent(delta, accountant)
+    examples = _of_examples(fed, fits, delta, accountant) if local else ()
+    if not by_clients:
+        return examples
+    spent = fed.privacy_meter.privacy_spent(delta, accountant)
     if len(private) < len(ran):
         # What was learnt without noise stays in the weights.
         inf = math.inf
         spent = dataclasses.replace(spent, epsilon=inf, epsilon_cohort_seen=inf, epsilon_coordinator=inf)
-    return spendings_of(spent, mechanism_of(fed.aggregator))
+    return (*spendings_of(spent, mechanism_of(fed.aggregator)), *examples)
+
+
+def _of_examples(fed: FederatedModel, fits: Sequence[Exposure], delta: float, accountant: str) -> tuple[Spending, ...]:
+    """For one example of one client, whose steps were made private where its data is."""
+    epsilon = fed.example_privacy_spent(delta, accountant)
+    apart = all(each.apart and each.stays_put for each in fits)
+    local = next(each.local for each in reversed(fits) if each.local is not None)
+    facts = {
+        "noise multiplier": f"{local.noise_multiplier:.4g}",
+        "L2 norm clip": f"{local.l2_norm_clip:g}",
+        "expected batch": f"{local.expected_batch_size:g}",
+        "counted": "local epochs of the client with the most of them",
+    }
+    found = guarantee(
+        fed.local_meter.charges(), delta, accountant, observer=COHORT, steps_are="local epochs", mechanism=facts
+    )
+    found = dataclasses.replace(found, epsilon=epsilon, samplers=("unknown",))
+    at_coordinator = epsilon if apart else math.inf
+    return found, dataclasses.replace(found, observer=COORDINATOR, epsilon=at_coordinator)
 
 
 def spendings_of(spent: PrivacySpent, mechanism: Mapping[str, Any]) -> tuple[Spending, ...]:
@@ -148,19 +180,22 @@ def spendings_of(spent: PrivacySpent, mechanism: Mapping[str, Any]) -> tuple[Spe
 def views_of(exposure: Exposure) -> tuple[View, ...]:
     """Who saw what of one fit, evaluation or personalization."""
     trained = exposure.what == FIT
-    mean = (NOISY if exposure.noisy else TOTALS) if trained else NOTHING
-    update = CLEAR if trained else NOTHING
-    figures = NOTHING if trained and exposure.aggregator is not None and _silent(exposure) else TOTALS
+    noisy = exposure.noisy_sums or exposure.noisy_updates
+    mean = (NOISY if noisy else TOTALS) if trained else NOTHING
+    update = (NOISY if exposure.noisy_updates else CLEAR) if trained else NOTHING
+    figures = NOTHING if trained and _silent(exposure) else TOTALS
     if trained and exposure.hidden:
         at_coordinator = (NOTHING, SHARES, CLEAR, mean, mean, figures)
     else:
         within = exposure.apart and exposure.stays_put
-        means = TOTALS if trained else NOTHING
+        if trained and not within:
+            update = CLEAR
+        means = update if update in (NOTHING, NOISY) else TOTALS
         at_coordinator = (NOTHING if within else CLEAR, update, CLEAR, means, mean, figures)
     honest = "it sends workers this package's graphs only" if exposure.apart else ""
     found = [
         _view("coordinator", at_coordinator, honest),
-        _view("a client's host", (CLEAR, update, CLEAR, mean, mean, CLEAR), notes={
+        _view("a client's host", (CLEAR, CLEAR if trained else NOTHING, CLEAR, mean, mean, CLEAR), notes={
             "examples": "of its own clients", "one client's update": "of its own clients",
             "who took part": "of its own clients", "figures of training": "of its own clients",
         }),
@@ -213,7 +248,7 @@ def _masked(aggregator: Any) -> bool:
 def _silent(exposure: Exposure) -> bool:
     """The coordinator gets no figures of the clients' training."""
     aggregator = exposure.aggregator
-    return aggregator is not None and (aggregator.hides_updates or aggregator.private)
+    return exposure.local is not None or (aggregator is not None and (aggregator.hides_updates or aggregator.private))
 
 
 def _view(adversary: str, levels: Sequence[str], assumes: str = "", notes: Any = None) -> View:

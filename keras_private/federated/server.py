@@ -44,8 +44,8 @@ def fresh_optimizer(given: Any, argument: str) -> Any:
     if getattr(given, "is_dp_optimizer", False):
         raise ConfigurationError(
             f"{argument} is a DPOptimizer.",
-            expected="a Keras optimizer; epsilon of users comes from the aggregator",
-            remedy="Use FederatedModel(model, aggregator=DPAggregator(...)) for user-level differential privacy.",
+            expected="a Keras optimizer; compile(client_optimizer=DPOptimizer(...)) protects the examples of clients",
+            remedy="Give 'sgd' or 'adam'.",
         )
     try:
         found = tf.keras.optimizers.get(given)

@@ -156,13 +156,20 @@ class Workers:
         """
         return self._places[0].run(computation, arguments, self._deadline)
 
-    def spread(self, computation: Callable[..., Any], sent: Any, clients: Sequence[Any]) -> list[tuple[list[int], Any]]:
+    def spread(
+        self,
+        computation: Callable[..., Any],
+        sent: Any,
+        clients: Sequence[Any],
+        begins: Optional[Callable[[Sequence[int]], None]] = None,
+    ) -> list[tuple[list[int], Any]]:
         """Runs a computation (sent, some clients) on all workers, each with a share of the clients at a time.
 
         Args:
             computation: Of a value at the server and one at each client.
             sent: The value at the server.
             clients: The values at the clients; each is asked for when its share begins.
+            begins: Called with the positions of a share before each attempt at it.
 
         Returns:
             For each share the positions of its clients, and the computation's result.
@@ -199,6 +206,8 @@ class Workers:
                 if index is None:
                     return
                 try:
+                    if begins is not None:
+                        begins(shares[index])
                     own = [clients[position] for position in shares[index]]
                     done[index] = place.run(computation, (sent, own), self._deadline)
                 except (WorkerError, TransportError) as error:

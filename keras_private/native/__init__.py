@@ -9,11 +9,14 @@ Guarantees, each locked by a test in tests/native/test_loader.py:
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import json
 import pathlib
 import platform
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from keras_private.errors import BackendError
@@ -28,6 +31,7 @@ _REMEDY = (
 
 _lock = threading.Lock()
 _loaded: dict[pathlib.Path, tuple[Any, str]] = {}
+_stock_only: contextvars.ContextVar[bool] = contextvars.ContextVar("stock_only", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,28 @@ def load(folder: pathlib.Path | None = None) -> Any:
         BackendError: The library is absent, was built for another TensorFlow or machine, cannot be opened, or
             fails its self-test.
     """
+    if folder is None and stock_only():
+        raise BackendError(
+            "the graph that is being traced will run in processes without native operations",
+            expected="stock operations",
+            remedy="none is needed: stock operations do the same, slower",
+        )
     return _load(folder or _FOLDER)[0]
+
+
+@contextlib.contextmanager
+def stock_operations() -> Iterator[None]:
+    """Within, this thread and context get no native operations: what they trace runs elsewhere, such as in a worker."""
+    token = _stock_only.set(True)
+    try:
+        yield
+    finally:
+        _stock_only.reset(token)
+
+
+def stock_only() -> bool:
+    """Whether the graph that is being traced must do without native operations."""
+    return _stock_only.get()
 
 
 def status(folder: pathlib.Path | None = None) -> NativeStatus:

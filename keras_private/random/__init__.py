@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 
 from keras_private.errors import BackendError, RandomnessError
+from keras_private.native import stock_only
 from keras_private.random.native import NativeSource
 from keras_private.random.portable import PortableSource
 from keras_private.random.source import CELLS_PER_SIGMA, TOTAL_VARIATION_PER_DRAW, SecureSource
@@ -28,10 +29,14 @@ _chosen: SecureSource | None = None
 def secure_source() -> SecureSource:
     """The best secure source of this process: native when its library loads, else portable. Chosen once.
 
+    Within `native.stock_operations` it is a portable one of stock operations, whatever was chosen.
+
     Raises:
         RandomnessError: Neither can serve; the message says why for each.
     """
     global _chosen
+    if stock_only():
+        return PortableSource(stock_ops_only=True)
     with _lock:
         if _chosen is None:
             _chosen = _choose()

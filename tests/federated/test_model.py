@@ -400,7 +400,7 @@ def test_what_cannot_be_compiled():
     with pytest.raises(ConfigurationError, match="legacy"):
         fed.compile(tf.keras.optimizers.legacy.SGD(0.1), loss=LOSS)
     with pytest.raises(ConfigurationError, match="DPOptimizer"):
-        fed.compile(kp.DPOptimizer("sgd", 1.0, 1.0, expected_batch_size=4), loss=LOSS)
+        fed.compile("sgd", kp.DPOptimizer("sgd", 1.0, 1.0, expected_batch_size=4), loss=LOSS)
     with pytest.raises(ConfigurationError, match="a str"):
         kp.FederatedModel("model")
     with pytest.raises(ConfigurationError, match="an aggregator"):
