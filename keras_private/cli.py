@@ -1,5 +1,5 @@
 """The command keras-private: `doctor` says what works here, `demo` shows a private fit, `serve` and its kin compute on
-shares."""
+shares, `report` shows saved reports."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import keras_private
 from keras_private import _backends
 from keras_private.encrypted.cluster import commands
 from keras_private.federated import commands as worker_commands
+from keras_private.federated.pad_service import commands as pads_commands
+from keras_private.report import commands as report_commands
 
 PYTHON_VERSIONS = ((3, 9), (3, 11))
 
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
-    for group in (commands, worker_commands):
+    for group in (commands, worker_commands, pads_commands, report_commands):
         if options.command in group.COMMANDS:
             return group.run(options)
     found = diagnose()
@@ -91,6 +93,8 @@ def _parser(has_demo: bool) -> argparse.ArgumentParser:
         known.add_parser("demo", help="train on real images, with and without differential privacy", add_help=False)
     commands.add_commands(known)
     worker_commands.add_commands(known)
+    pads_commands.add_commands(known)
+    report_commands.add_commands(known)
     return parser
 
 

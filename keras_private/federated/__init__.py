@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
     from .clients import Clients
     from .model import FederatedModel
+    from .pad_service.local import local_pad_parties
+    from .pad_service.remote import RemotePadParty, pad_parties
     from .remote_worker import RemoteWorker
     from .yogi import Yogi
 
@@ -28,11 +30,14 @@ __all__ = [
     "Mean",
     "Median",
     "MimeLite",
+    "RemotePadParty",
     "RemoteWorker",
     "SecureAggregation",
     "Trimmed",
     "Yogi",
     "Zeroing",
+    "local_pad_parties",
+    "pad_parties",
     "partition",
 ]
 
@@ -46,11 +51,14 @@ _HOME = {
     "Mean": "keras_private.federated.aggregators.mean",
     "Median": "keras_private.federated.aggregators.robust",
     "MimeLite": "keras_private.federated.algorithms",
+    "RemotePadParty": "keras_private.federated.pad_service.remote",
     "RemoteWorker": "keras_private.federated.remote_worker",
     "SecureAggregation": "keras_private.federated.aggregators.secure",
     "Trimmed": "keras_private.federated.aggregators.robust",
     "Yogi": "keras_private.federated.yogi",
     "Zeroing": "keras_private.federated.aggregators.robust",
+    "local_pad_parties": "keras_private.federated.pad_service.local",
+    "pad_parties": "keras_private.federated.pad_service.remote",
 }
 
 __getattr__, __dir__ = names_of(__name__, __all__, _HOME, {"partition": "keras_private.federated.partition"})

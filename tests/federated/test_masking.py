@@ -238,6 +238,29 @@ def test_a_journal_that_cannot_be_written_answers_nothing(tmp_path, monkeypatch)
         party.answer(asked, proof)
 
 
+def test_a_party_that_was_closed_answers_nothing(tmp_path):
+    party, other = (PadParty(index, b"m" * 32, b"b" * 32, journal=tmp_path / str(index)) for index in (0, 1))
+    asked = request()
+    party.propose(asked)
+    proof = other.propose(asked)
+    party.close()
+    with pytest.raises(OSError, match="closed"):
+        party.answer(asked, proof)
+    assert (tmp_path / "0").read_bytes() == b""
+
+
+def test_a_party_knows_what_it_was_asked():
+    both, _ = simulated_parties(2)
+    asked = request()
+    where = (asked.session, asked.number)
+    assert not both[0].agrees(*where, asked.digest())
+    proofs = [party.propose(asked) for party in both]
+    assert both[0].agrees(*where, asked.digest()) and not both[0].agrees(*where, request("ab").digest())
+    assert not both[0].agrees(asked.session, 2, asked.digest())
+    both[0].answer(asked, proofs[1])
+    assert both[0].agrees(*where, asked.digest())
+
+
 @pytest.mark.parametrize("damage", ["flip", "swap", "drop first", "not text"])
 def test_an_altered_journal_is_refused(tmp_path, damage):
     path = tmp_path / "journal"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import pathlib
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from keras_private.encrypted.cluster.certificates import Identity
-from keras_private.encrypted.cluster.config import ClusterConfig, init
+from keras_private.encrypted.cluster.children import LOCAL, Child, end, listening, wait_for
+from keras_private.encrypted.cluster.config import FILE, ClusterConfig, init
 from keras_private.encrypted.cluster.links import dial
 from keras_private.encrypted.cluster.wire import Wire
-from keras_private.errors import ConfigurationError, TransportError
+from keras_private.errors import ConfigurationError
 
 Result = TypeVar("Result")
 START_SECONDS = 120.0
-_LOCAL = "127.0.0.1"
+_MODULE = "keras_private.encrypted.cluster.process"
 
 
 class Cluster:
@@ -47,14 +45,12 @@ class Cluster:
         runtimes: Those of the tensor chain, by the name that they speak as.
     """
 
-    def __init__(
-        self, config: ClusterConfig, folder: pathlib.Path, processes: dict[str, _Process] | None = None
-    ) -> None:
+    def __init__(self, config: ClusterConfig, folder: pathlib.Path, processes: dict[str, Child] | None = None) -> None:
         self.config, self.folder = config, folder
         self.parties: tuple[str, ...] = tuple(each.name for each in config.parties)
         self._processes = processes or {}
         self.runtimes: dict[str, Any] = {}
-        self._finalizer = weakref.finalize(self, _end, self._processes, folder) if processes else None
+        self._finalizer = weakref.finalize(self, end, self._processes, folder) if processes else None
 
     @classmethod
     def load(cls, path: Any, folder: Any = None) -> Cluster:
@@ -95,31 +91,23 @@ class Cluster:
             TransportError: A party did not start.
         """
         folder = pathlib.Path(tempfile.mkdtemp(prefix="keras_private_cluster_"))
-        processes: dict[str, _Process] = {}
-        sockets = []
+        processes: dict[str, Child] = {}
+        sockets: list[socket.socket] = []
         try:
-            for _ in range(3):
-                found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                # Its connections inherit this: a party that is started again finds its port free of them.
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                found.bind((_LOCAL, 0))
-                # Refuses nobody while the process starts.
-                found.listen(64)
-                sockets.append(found)
+            sockets = [listening(LOCAL) for _ in range(3)]
             ports = [found.getsockname()[1] for found in sockets]
-            config = init(folder, [_LOCAL] * 3, ports, clients=tuple(clients), owners=tuple(owners))
-            for each, listening in zip(config.parties, sockets):
-                processes[each.name] = _Process(
-                    folder, each.name, each.port, ("--delay", str(delay), "--seconds", str(seconds))
-                )
-                processes[each.name].start(listening)
+            config = init(folder, [LOCAL] * 3, ports, clients=tuple(clients), owners=tuple(owners))
+            for each, found in zip(config.parties, sockets):
+                options = ("--delay", str(delay), "--seconds", str(seconds))
+                processes[each.name] = Child(_MODULE, folder / FILE, each, options)
+                processes[each.name].start(found)
             cluster = cls(config, folder, processes)
             if verbose:
                 print("Starting three parties on this machine ...", file=sys.stderr, flush=True)
             cluster.wait()
             return cluster
         except BaseException:
-            _end(processes, folder)
+            end(processes, folder)
             raise
         finally:
             for found in sockets:
@@ -154,25 +142,7 @@ class Cluster:
         """
         deadline = time.monotonic() + seconds
         for party in self.parties:
-            process = self._processes.get(party)
-            while True:
-                try:
-                    wire = self.dial(self._speaker(), party, min(deadline, time.monotonic() + 5.0))
-                    try:
-                        wire.call({"call": "ping"}, deadline=min(deadline, time.monotonic() + 60.0))
-                    finally:
-                        wire.close()
-                    break
-                except TransportError:
-                    if process is not None and not process.alive:
-                        raise TransportError(
-                            f"{party} ended while it started: {process.last_words()}",
-                            expected="a process that serves",
-                            remedy="look at what it says; `keras-private doctor` checks the installation",
-                        ) from None
-                    if time.monotonic() >= deadline:
-                        raise
-                    time.sleep(0.1)
+            wait_for(party, functools.partial(self.dial, self._speaker(), party), self._processes.get(party), deadline)
 
     def _speaker(self) -> str:
         for name in (*self.config.owners, *self.config.clients):
@@ -243,79 +213,3 @@ def at_all(parties: Sequence[str], work: Callable[[str], Result]) -> list[Result
     """The same work at every party, at once; of several errors the first party's is raised, after all have ended."""
     with ThreadPoolExecutor(len(parties)) as pool:
         return [each.result() for each in [pool.submit(work, party) for party in parties]]
-
-
-class _Process:
-    """One party's process. It ends when the pipe to its input closes: with this process, however that ends."""
-
-    def __init__(self, folder: pathlib.Path, name: str, port: int, options: Sequence[str]) -> None:
-        self._folder, self._name, self._port, self._options = folder, name, port, list(options)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log = folder / name / "log.txt"
-
-    def start(self, listening: socket.socket | None) -> None:
-        if listening is None:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as fresh:
-                fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                fresh.bind((_LOCAL, self._port))
-                fresh.listen(64)
-                self._spawn(fresh)
-        else:
-            self._spawn(listening)
-
-    def _spawn(self, listening: socket.socket) -> None:
-        command = [sys.executable, "-m", "keras_private.encrypted.cluster.process"]
-        command += ["--name", self._name, "--config", str(self._folder / "cluster.json")]
-        command += ["--socket", str(listening.fileno()), "--while-input", "--temporary", *self._options]
-        environment = {
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        }
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[listening.fileno()],
-                env=environment,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def last_words(self) -> str:
-        try:
-            return self._log.read_text(errors="replace").strip().splitlines()[-1]
-        except (OSError, IndexError):
-            return "nothing was said"
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        # Before its input closes: that would have it remove the folder.
-        self._process.terminate()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-
-def _end(processes: dict[str, _Process], folder: pathlib.Path) -> None:
-    threads = [threading.Thread(target=process.stop) for process in processes.values()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    shutil.rmtree(folder, ignore_errors=True)

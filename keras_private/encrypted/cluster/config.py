@@ -7,8 +7,8 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 from keras_private.encrypted.cluster.certificates import (
     DAYS,
@@ -36,6 +36,25 @@ class Address:
     port: int
 
 
+class Members(Protocol):
+    """What `dial` and a party's process have to know of those they belong to.
+
+    Attributes:
+        INIT: The command that makes their certificates.
+        START: The command that starts a party.
+    """
+
+    INIT: ClassVar[str]
+    START: ClassVar[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the authority's certificate."""
+
+    def party(self, name: str) -> Address:
+        """Where a party listens; ConfigurationError if there is no such party."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
     """What all members of a cluster know.
@@ -47,6 +66,9 @@ class ClusterConfig:
         fingerprint: SHA-256 of the authority's certificate.
     """
 
+    INIT: ClassVar[str] = "keras-private cluster init"
+    START: ClassVar[str] = "keras-private party --name ... --config ..."
+
     parties: tuple[Address, Address, Address]
     owners: tuple[str, ...]
     clients: tuple[str, ...]
@@ -54,15 +76,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.parties]
-        if names != list(SERVERS):
-            raise _malformed(f"the parties are {names}", f"{list(SERVERS)}, in this order")
-        for each in self.parties:
-            if not isinstance(each.host, str) or not each.host:
-                raise _malformed(f"the host of {each.name} is {each.host!r}", "a name or address")
-            if type(each.port) is not int or not 1 <= each.port <= 65535:
-                raise _malformed(f"the port of {each.name} is {each.port!r}", "an integer from 1 to 65535")
-        if len({(each.host, each.port) for each in self.parties}) != 3:
-            raise _malformed("two parties have one address", "three addresses")
+        check_addresses(self.parties, SERVERS, self.INIT)
         members = [*names, *(check_name(each) for each in (*self.owners, *self.clients))]
         if len(set(members)) != len(members):
             raise _malformed(f"a name has two roles: {members}", "one role for each name")
@@ -138,7 +152,7 @@ def init(
         raise ConfigurationError(
             f"{len(hosts)} hosts and {len(ports)} ports", expected="three of each", remedy="give one for each party"
         )
-    _check_days(days)
+    check_days(days)
     parties = tuple(Address(name, host, port) for name, host, port in zip(SERVERS, hosts, ports))
     ClusterConfig(parties, tuple(owners), tuple(clients), "")  # type: ignore[arg-type]
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,16 +163,8 @@ def init(
             issue(new / "authority", name, new / name, days)
         mark = fingerprint(new / "authority" / "ca.crt")
         config = ClusterConfig(parties, tuple(owners), tuple(clients), mark)  # type: ignore[arg-type]
-        moved: list[pathlib.Path] = []
-        try:
-            for each in ("authority", *SERVERS, *owners, *clients):
-                (new / each).rename(target / each)
-                moved.append(target / each)
-            config.save(target / FILE)
-        except BaseException:
-            for each_folder in moved:
-                shutil.rmtree(each_folder, ignore_errors=True)
-            raise
+        names = ("authority", *SERVERS, *owners, *clients)
+        move_all(names, new, target, lambda: config.save(target / FILE))
     return config
 
 
@@ -177,7 +183,7 @@ def add_client(folder: Any, name: str, days: float = DAYS) -> ClusterConfig:
     """
     target = pathlib.Path(folder)
     before = ClusterConfig.load(target / FILE)
-    _check_days(days)
+    check_days(days)
     config = dataclasses.replace(before, clients=(*before.clients, name))
     if (target / name).exists():
         raise ConfigurationError(f"{target / name} exists", expected="no such folder", remedy="choose another name")
@@ -197,14 +203,49 @@ def add_client(folder: Any, name: str, days: float = DAYS) -> ClusterConfig:
     return config
 
 
-def _check_days(days: float) -> None:
+def move_all(names: Sequence[str], source: pathlib.Path, target: pathlib.Path, last: Callable[[], None]) -> None:
+    """Moves files and folders from one folder to another and calls `last`, all of it or nothing."""
+    moved: list[pathlib.Path] = []
+    try:
+        for each in names:
+            (source / each).rename(target / each)
+            moved.append(target / each)
+        last()
+    except BaseException:
+        for each_folder in moved:
+            shutil.rmtree(each_folder, ignore_errors=True)
+        raise
+
+
+def check_addresses(parties: Sequence[Address], names: Sequence[str], init: str) -> None:
+    """
+    Raises:
+        ConfigurationError: They are not the parties of these names, or an address is none, or of two of them.
+    """
+    found = [each.name for each in parties]
+    if found != list(names):
+        raise malformed(f"the parties are {found}", f"{list(names)}, in this order", init)
+    for each in parties:
+        if not isinstance(each.host, str) or not each.host:
+            raise malformed(f"the host of {each.name} is {each.host!r}", "a name or address", init)
+        if type(each.port) is not int or not 1 <= each.port <= 65535:
+            raise malformed(f"the port of {each.name} is {each.port!r}", "an integer from 1 to 65535", init)
+    if len({(each.host, each.port) for each in parties}) != len(names):
+        raise malformed("two parties have one address", f"{len(names)} addresses", init)
+
+
+def check_days(days: float) -> None:
+    """
+    Raises:
+        ConfigurationError: Certificates cannot hold so long.
+    """
     if not 0 < days <= _MOST_DAYS:
         raise ConfigurationError(
             f"{days} days", expected=f"more than 0, at most {_MOST_DAYS}", remedy="choose when certificates end"
         )
 
 
-def check_fingerprint(config: ClusterConfig, identity: Identity) -> None:
+def check_fingerprint(config: Members, identity: Identity) -> None:
     """
     Raises:
         ConfigurationError: The certificate is of another authority than the cluster's.
@@ -213,9 +254,14 @@ def check_fingerprint(config: ClusterConfig, identity: Identity) -> None:
         raise ConfigurationError(
             f"the certificate of {identity.name!r} is of another authority than the cluster's",
             expected=f"the authority {config.fingerprint[:16]}...",
-            remedy="bring cluster.json and certificates of one `keras-private cluster init`",
+            remedy=f"bring configuration and certificates of one `{config.INIT}`",
         )
 
 
+def malformed(problem: str, expected: str, init: str) -> ConfigurationError:
+    """What is wrong with a configuration that the command `init` makes."""
+    return ConfigurationError(problem, expected=expected, remedy=f"make it anew with `{init}`")
+
+
 def _malformed(problem: str, expected: str) -> ConfigurationError:
-    return ConfigurationError(problem, expected=expected, remedy="make it anew with `keras-private cluster init`")
+    return malformed(problem, expected, ClusterConfig.INIT)

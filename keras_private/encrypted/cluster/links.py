@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_private.encrypted.cluster.certificates import Identity, client_context, server_hostname
-from keras_private.encrypted.cluster.config import ClusterConfig, check_fingerprint
+from keras_private.encrypted.cluster.config import ClusterConfig, Members, check_fingerprint
 from keras_private.encrypted.cluster.wire import DATA, NOTICE, Frame, Header, Wire
 from keras_private.errors import TransportError
 
@@ -21,7 +21,7 @@ _PATIENCE = 10.0
 _NOTICE_LIMIT = 1 << 20
 
 
-def dial(config: ClusterConfig, identity: Identity, party: str, deadline: float) -> Wire:
+def dial(config: Members, identity: Identity, party: str, deadline: float) -> Wire:
     """A connection to a party that has proved its name.
 
     Raises:
@@ -36,16 +36,23 @@ def dial(config: ClusterConfig, identity: Identity, party: str, deadline: float)
         raise TransportError(
             f"{party} cannot be reached at {found.host}:{found.port}: {error}",
             expected="a party that listens there",
-            remedy="start it: keras-private party --name ... --config ...",
+            remedy=f"start it: {config.START}",
         ) from error
     try:
         return Wire(context.wrap_socket(plain, server_hostname=server_hostname(party)), party)
+    except socket.timeout as error:
+        plain.close()
+        raise TransportError(
+            f"{party} did not answer in time at {found.host}:{found.port}",
+            expected="an answer before the deadline",
+            remedy="look at its log; the request can be sent again",
+        ) from error
     except (OSError, ValueError) as error:
         plain.close()
         raise TransportError(
             f"{party} at {found.host}:{found.port} is not who it should be, or does not know {identity.name}: {error}",
             expected="certificates of one authority, in their time",
-            remedy="issue certificates anew: keras-private cluster init",
+            remedy=f"issue certificates anew: {config.INIT}",
         ) from error
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import secrets
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_private.encrypted.cluster.certificates import Identity, peer_name, server_context
-from keras_private.encrypted.cluster.config import ClusterConfig, check_fingerprint
+from keras_private.encrypted.cluster.certificates import Identity
+from keras_private.encrypted.cluster.config import FILE, ClusterConfig, check_fingerprint
 from keras_private.encrypted.cluster.descriptions import Description
+from keras_private.encrypted.cluster.door import Door, bound
 from keras_private.encrypted.cluster.links import Links
 from keras_private.encrypted.cluster.publications import Publication, Publications
 from keras_private.encrypted.cluster.requests import Board, Request
@@ -29,7 +29,6 @@ from keras_private.encrypted.cluster.wire import REFUSAL, REPLY, Frame, Header, 
 from keras_private.errors import ConfigurationError, PartiesError, PrivacyError, TransportError
 
 LOG = logging.getLogger("keras_private.party")
-_HANDSHAKE_SECONDS = 10.0
 _OWNER_LIMIT = 1 << 33
 _MOST_CONNECTIONS = 256
 _MOST_OF_ONE = 64
@@ -83,72 +82,35 @@ class Party:
             if self.name == self.leader
             else None
         )
-        self._context = server_context(identity)
-        self._listening = listening or _bound(config, self.name)
-        self._open: set[Wire] = set()
-        self._lock = threading.Lock()
-        self._closed = False
+        listening = listening or bound(config.party(self.name), FILE)
+        self._door = Door(identity, listening, self._admit, lambda wire: _Conversation(self, wire).hold(), LOG)
 
     def serve(self) -> None:
         """Accepts connections until `close`."""
-        self._listening.listen(64)
-        while not self._closed:
-            try:
-                plain, address = self._listening.accept()
-            except OSError:
-                break
-            threading.Thread(target=self._admit, args=(plain, address), name="connection", daemon=True).start()
+        self._door.serve()
 
     def close(self) -> None:
         """Ends connections and forgets what was published."""
-        self._closed = True
-        self._listening.close()
+        self._door.close()
         if self.scheduler is not None:
             self.scheduler.close()
         self.links.close()
-        with self._lock:
-            wires = list(self._open)
-        for wire in wires:
-            wire.close()
+        self._door.end_all()
         for publication in self.publications.all():
             self.publications.remove(publication)
         self.vault.close()
 
-    def _admit(self, plain: socket.socket, address: Any) -> None:
-        try:
-            plain.settimeout(_HANDSHAKE_SECONDS)
-            secured = self._context.wrap_socket(plain, server_side=True)
-            wire = Wire(secured, peer_name(secured))
-        except (OSError, ssl.SSLError, ValueError, PrivacyError) as error:
-            LOG.warning("refused a connection from %s: %s", address[0], error)
-            plain.close()
+    def _admit(self, peer: str, here: list[str]) -> None:
+        """One client's connections do not keep others out."""
+        trusted = {*self.links.others, *self.config.owners}
+        others = [each for each in here if each not in trusted]
+        if peer in trusted or (len(others) < _MOST_CONNECTIONS and others.count(peer) < _MOST_OF_ONE):
             return
-        try:
-            self._enter(wire)
-            _Conversation(self, wire).hold()
-        except TransportError as error:
-            LOG.info("%s left: %s", wire.peer, error.problem)
-        finally:
-            wire.close()
-            with self._lock:
-                self._open.discard(wire)
-
-    def _enter(self, wire: Wire) -> None:
-        """Counts a connection, or refuses it: one client's connections do not keep others out."""
-        with self._lock:
-            trusted = {*self.links.others, *self.config.owners}
-            others = [each.peer for each in self._open if each.peer not in trusted]
-            full = len(others) >= _MOST_CONNECTIONS or others.count(wire.peer) >= _MOST_OF_ONE
-            if wire.peer in trusted or not full:
-                self._open.add(wire)
-                return
-        error = TransportError(
-            f"{wire.peer} has {others.count(wire.peer)} connections of {len(others)}",
+        raise TransportError(
+            f"{peer} has {others.count(peer)} connections of {len(others)}",
             expected=f"at most {_MOST_OF_ONE} of one name, and {_MOST_CONNECTIONS} in all",
             remedy="close some, or wait",
         )
-        wire.send(REFUSAL, refusal(error), deadline=time.monotonic() + _HANDSHAKE_SECONDS)
-        raise error
 
     # What the other parties send.
 
@@ -450,19 +412,3 @@ def _gone(party: str, reason: str) -> TransportError:
     return TransportError(
         f"{party} is gone: {reason}", expected="three parties that live on", remedy="restart it and publish again"
     )
-
-
-def _bound(config: ClusterConfig, name: str) -> socket.socket:
-    address = config.party(name)
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((address.host, address.port))
-    except OSError as error:
-        found.close()
-        raise TransportError(
-            f"{name} cannot listen at {address.host}:{address.port}: {error}",
-            expected="an address of this host whose port is free",
-            remedy="end what uses the port, or change cluster.json at all parties",
-        ) from error
-    return found

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -47,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
     sys.setswitchinterval(1e-4)
     place = pathlib.Path(options.config)
     if options.while_input:
-        # The process that started this one holds the other end: it closes however that process ends.
-        threading.Thread(target=_end_with_input, args=(place.parent, options.temporary), daemon=True).start()
+        end_with_owner(place.parent if options.temporary else None)
     from keras_private.encrypted.cluster.certificates import Identity
     from keras_private.encrypted.cluster.config import ClusterConfig
     from keras_private.encrypted.cluster.party import Party
@@ -71,12 +71,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _end_with_input(folder: pathlib.Path, temporary: bool) -> None:
-    while os.read(0, 4096):
-        pass
-    if temporary:
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+def end_with_owner(temporary: pathlib.Path | None) -> None:
+    """Ends this process when the one that started it ends, however that is.
+
+    That one holds the other end of the standard input. A fork of it might hold that longer: so its number is looked at
+    as well.
+
+    Args:
+        temporary: A folder to remove then.
+    """
+    owner = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            if select.select([0], [], [], 0.5)[0] and not os.read(0, 4096):
+                break
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
 if __name__ == "__main__":

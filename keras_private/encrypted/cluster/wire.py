@@ -281,6 +281,11 @@ def raised_there(facts: dict[str, Any], peer: str) -> PrivacyError:
     return kind(problem, expected=str(facts.get("expected", "")), remedy=str(facts.get("remedy", "")))
 
 
+def after(seconds: float) -> float:
+    """The deadline that is so far away."""
+    return time.monotonic() + seconds
+
+
 def _left(deadline: float | None) -> float | None:
     if deadline is None:
         return None

@@ -41,7 +41,8 @@ class SecureAggregation(Aggregator):
         bound: Coordinates of an update are clamped to [-bound, bound].
         max_weight: Weights above are counted as this.
         fraction_bits: Bits after the point.
-        parties: Two objects with `propose` and `answer`, or None: both are made in this process, a simulation.
+        parties: Those of `pad_parties` or `local_pad_parties`, or two objects with `propose`, `answer` and `simulated`.
+            None makes both in this process, a simulation.
         keys: With `parties`: the folder, under the name it has where clients' work runs, that holds a client's
             `<client>.party0.key` and `<client>.party1.key`.
 
@@ -58,7 +59,8 @@ class SecureAggregation(Aggregator):
 
     Not guaranteed:
         - Anything against the coordinator and both parties together, or whoever reads a client's host.
-        - In a simulation, anything against whoever reads this process or the folder of keys.
+        - In a simulation, anything against whoever reads this process or the folder of keys; `simulated` lists what is
+          one. Who reads the hosts of the parties is not for this process to see.
         - That the sum itself tells nothing of a client: that is what DPAggregator around this is for. Against two of
           the three together, the noise that is left has 1/sqrt(2) of its standard deviation.
         - A right sum from clients or parties that lie.
@@ -103,9 +105,19 @@ class SecureAggregation(Aggregator):
         self._cohort: Optional[Cohort] = None
 
     @property
-    def simulated(self) -> bool:
-        """Both parties are in this process."""
-        return self._given is None
+    def simulated(self) -> tuple[str, ...]:
+        """What this process can read and would have to be elsewhere, as far as it can see; empty if nothing.
+
+        That is asked of the parties, and looked for in the folder of clients' keys, each time.
+        """
+        if self._given is None:
+            return ("both parties, their keys and those of the clients are in this process",)
+        found: list[str] = []
+        for index, party in enumerate(self._given):
+            found += getattr(party, "simulated", (f"party {index} does not say where it is",))
+        if keys.some_readable(self._keys):
+            found.append(f"keys of clients can be read by this process, in {self._keys}")
+        return tuple(found)
 
     def prepare(self, dimension: int, cohort: Cohort) -> None:
         self._check_headroom(cohort)
@@ -208,7 +220,7 @@ class SecureAggregation(Aggregator):
                 )
 
     def description(self) -> dict[str, Any]:
-        simulated = ["both parties, their keys and those of the clients are in this process"] if self.simulated else []
+        simulated = list(self.simulated)
         return {
             "name": "SecureAggregation",
             "weighted": self.weighted,

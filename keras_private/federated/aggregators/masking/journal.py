@@ -73,7 +73,7 @@ class Journal:
             OSError: It cannot be written; then nothing may be answered.
         """
         if self._broken:
-            raise OSError(f"{self._path}: an earlier line could not be written whole; start the party again")
+            raise OSError(f"{self._path}: closed, or an earlier line was not written whole; start the party again")
         used = list(nonces)
         body = json.dumps([session, number, [each.hex() for each in used]])
         digest = _chained(self._last, body)
@@ -119,6 +119,8 @@ class Journal:
 
     def close(self) -> None:
         if self._file is not None:
+            # Nothing is answered any more: it would be forgotten.
+            self._broken = True
             os.close(self._file)
             self._file = None
 

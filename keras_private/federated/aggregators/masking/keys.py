@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import re
 import secrets
@@ -68,8 +69,27 @@ def write_client_keys(folder: Any, clients: Iterable[str], masters: Sequence[byt
         raise ConfigurationError(
             "The masters are not two of 32 bytes.", expected="those of party 0 and party 1", remedy="Use new_master()."
         )
+    for party, master in enumerate(masters):
+        write_party_keys(folder, names, party, master)
+
+
+def write_party_keys(folder: Any, clients: Iterable[str], party: int, master: bytes) -> None:
+    """Writes the file of one party for each client, as `write_client_keys` does for both.
+
+    Raises:
+        ConfigurationError: A name cannot be part of a file's name.
+    """
+    names = list(clients)
+    check_names(names)
     place = pathlib.Path(folder)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
-        for party, master in enumerate(masters):
-            write_whole(place / file_name(name, party), client_key(master, party, name), 0o600)
+        write_whole(place / file_name(name, party), client_key(master, party, name), 0o600)
+
+
+def some_readable(folder: Any) -> bool:
+    """Whether this process could read both keys of some client in a folder."""
+    return any(
+        os.access(first, os.R_OK) and os.access(first.with_name(first.name.replace(suffix(0), suffix(1))), os.R_OK)
+        for first in pathlib.Path(folder).glob(f"*{suffix(0)}")
+    )

@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 import threading
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ from .journal import Journal
 _SESSION = re.compile(r"[0-9a-f]{32}\Z")
 LARGEST_MULTIPLE = CELLS_PER_SIGMA // 8
 """Above, the coarse part of the noise would show through the fine one."""
+_KEPT = 4096
+"""Rounds that were proposed, or answered, that a party keeps in memory. What it forgets is asked anew, or lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,15 @@ class Request:
 
 
 class Party(Protocol):
-    """One of two parties, in this process or elsewhere."""
+    """One of two parties, in this process or elsewhere.
+
+    Attributes:
+        simulated: Why it protects from nobody: what of it the coordinator's process can read. Empty if nothing. A party
+            that does not say is taken for a simulation.
+    """
+
+    @property
+    def simulated(self) -> Sequence[str]: ...
 
     def propose(self, request: Request) -> bytes:
         """A proof for the other party of what this one was asked."""
@@ -106,8 +117,19 @@ class PadParty:
         self._min_noise = float(min_noise)
         self._journal = Journal(journal)
         self._proposed: dict[tuple[str, int], bytes] = {}
+        self._answered: dict[tuple[str, int], bytes] = {}
         # Between the look into the journal and the line in it nobody else may pass.
         self._turn = threading.Lock()
+
+    @property
+    def min_clients(self) -> int:
+        """It answers for no fewer."""
+        return self._min_clients
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """Where this object is, its master is as well."""
+        return (f"party {self._index} and its master key are in this process",)
 
     def propose(self, request: Request) -> bytes:
         """What the other party must show to get this request answered.
@@ -117,7 +139,7 @@ class PadParty:
         """
         with self._turn:
             self._check(request)
-            self._proposed[(request.session, request.number)] = request.digest()
+            _keep(self._proposed, request)
             return self._proof(self._index, request)
 
     def answer(self, request: Request, proof: bytes) -> np.ndarray:
@@ -130,8 +152,17 @@ class PadParty:
         with self._turn:
             return self._answer(request, proof)
 
+    def agrees(self, session: str, number: int, digest: bytes) -> bool:
+        """Whether that is the digest of what this party was asked for the round, since it was made."""
+        # Not in turn: the other party waits for it while this one may be at a long answer.
+        key = (session, number)
+        found = self._proposed.get(key) or self._answered.get(key)
+        return found is not None and hmac.compare_digest(found, digest)
+
     def close(self) -> None:
-        self._journal.close()
+        """Nothing that a journal on disk is needed for is answered afterwards."""
+        with self._turn:
+            self._journal.close()
 
     def _answer(self, request: Request, proof: bytes) -> np.ndarray:
         self._check(request)
@@ -141,6 +172,7 @@ class PadParty:
             raise _refused(f"the other party was not asked the same for round {request.number}", "one list for both")
         noise = noise_of(request.noise, request.answered)
         self._journal.record(request.session, request.number, [nonce for _, nonce in request.clients])
+        _keep(self._answered, request)
         del self._proposed[(request.session, request.number)]
         source = secure_source()
         session = tf.constant(list(bytes.fromhex(request.session)), tf.uint8)
@@ -176,6 +208,12 @@ class PadParty:
             raise _refused(f"round {request.number} of this session was answered", "one answer for each round")
         if any(self._journal.has_nonce(nonce) for nonce in nonces):
             raise _refused("a nonce was used in an earlier answer", "fresh masks")
+
+
+def _keep(found: dict[tuple[str, int], bytes], request: Request) -> None:
+    found[(request.session, request.number)] = request.digest()
+    while len(found) > _KEPT:
+        found.pop(next(iter(found)))
 
 
 def noise_of(stddev: float, words: int) -> np.ndarray:
