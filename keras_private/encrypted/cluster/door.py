@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,20 @@ from keras_private.encrypted.cluster.wire import REFUSAL, Wire, after, refusal
 from keras_private.errors import PrivacyError, TransportError
 
 HANDSHAKE_SECONDS = 10.0
+_PASSING = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+)
+"""Errors of accept after which the next connection may come: the first four for want of room, the others of a connection
+that was gone before it was taken (accept(2))."""
+_PAUSE_SECONDS = 0.1
 
 
 class Door:
@@ -52,13 +68,24 @@ class Door:
         while not self._closed:
             try:
                 plain, address = self._listening.accept()
-            except OSError:
-                break
+            except OSError as error:
+                if self._closed or error.errno not in _PASSING:
+                    break
+                # Whoever opens many connections shall not end who listens.
+                self._log.warning("cannot accept a connection now: %s", error)
+                time.sleep(_PAUSE_SECONDS)
+                continue
             if self._free is not None and not self._free.acquire(blocking=False):
                 self._log.warning("refused a connection from %s: there are too many", address[0])
                 plain.close()
                 continue
-            threading.Thread(target=self._come, args=(plain, address), name="connection", daemon=True).start()
+            try:
+                threading.Thread(target=self._come, args=(plain, address), name="connection", daemon=True).start()
+            except RuntimeError as error:
+                self._log.warning("refused a connection from %s: %s", address[0], error)
+                plain.close()
+                if self._free is not None:
+                    self._free.release()
 
     def close(self) -> None:
         """Accepts no more; those who are here stay until `end_all`. May be called by a signal's handler."""
@@ -67,6 +94,11 @@ class Door:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+
+    def names(self) -> list[str]:
+        """Of those who are here, one for each connection."""
+        with self._lock:
+            return [each.peer for each in self._open]
 
     def end_all(self) -> None:
         """Ends every connection."""

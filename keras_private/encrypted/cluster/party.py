@@ -50,7 +50,7 @@ class Party:
         config: Of the cluster.
         identity: This party's certificate and key.
         listening: A socket that is bound; by default one is bound to the address in `config`.
-        delay: Seconds that a request waits for others to run with.
+        delay: Seconds that a request waits for others to run with, while a client is connected that has none here.
         at_once: Runs that may be under way together.
         seconds: The longest that a run may take.
     """
@@ -78,7 +78,7 @@ class Party:
         self.links = Links(config, identity, self._on_data, self._on_notice, self._limit, self._on_loss)
         self.vault = Vault(self.name, self.links, self.arrivals, self.tell, seconds)
         self.scheduler = (
-            Scheduler(self.links.others, self._largest, self._lead, delay, at_once)
+            Scheduler(self.links.others, self._largest, self._lead, delay, self._more, at_once)
             if self.name == self.leader
             else None
         )
@@ -189,6 +189,11 @@ class Party:
                 LOG.info("%s", unreachable.problem)
 
     # Runs.
+
+    def _more(self) -> bool:
+        """Whether a client is connected that has no request here: it could send one."""
+        clients = sum(name in self.config.clients for name in self._door.names())
+        return clients > len(self.board)
 
     def _largest(self, publication: str) -> int:
         return max((max(each.programs) for each in self.publications.all() if each.key == publication), default=1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_private._backends.party_functions import stage_function, tensor_of
 from keras_private._backends.party_graphs import Message, PartyGraph
-from keras_private.encrypted.cluster.wire import arrays_of
+from keras_private.encrypted.cluster.wire import Layout
 from keras_private.errors import TransportError
 
 _EARLY_RUNS = 64
@@ -38,11 +38,12 @@ class PartyProgram:
         self.graph = graph
         self.digest = graph.digest()
         self._functions = [stage_function(graph, stage, captured) for stage in graph.stages]
-        self.sizes = {
-            (source, number): sum(message.bytes for message in frame)
+        self._frames = {
+            (source, number): _Incoming(frame)
             for source, frames in graph.receives.items()
             for number, frame in enumerate(frames)
         }
+        self.sizes = {place: frame.layout.size for place, frame in self._frames.items()}
         self._last_use = _last_uses(graph)
 
     @property
@@ -73,7 +74,7 @@ class PartyProgram:
         for place, (stage, function) in enumerate(zip(graph.stages, self._functions)):
             for source, number in stage.frames_in:
                 payload = arrivals.take(key, source, number, deadline)
-                values.update(_tensors(payload, graph.receives[source][number], source))
+                values.update(self._frames[source, number].tensors(payload, source))
             found = function([values[each] for each in stage.needs])
             values.update(zip((each for each in stage.gives if each not in stage.needs), found))
             for target, number in stage.frames_out:
@@ -84,9 +85,16 @@ class PartyProgram:
         return {place: values[name] for place, name in graph.outputs}
 
 
-def _tensors(payload: memoryview, frame: Sequence[Message], source: str) -> dict[str, Any]:
-    arrays = arrays_of(payload, [(message.dtype.name, message.shape) for message in frame], source)
-    return {f"message {message.number}": tensor_of(array) for message, array in zip(frame, arrays)}
+class _Incoming:
+    """A frame that another party sends in each run."""
+
+    def __init__(self, frame: Sequence[Message]) -> None:
+        self.layout = Layout([(message.dtype.name, message.shape) for message in frame])
+        self._keys = [f"message {message.number}" for message in frame]
+
+    def tensors(self, payload: memoryview, source: str) -> dict[str, Any]:
+        """By the keys of their messages."""
+        return dict(zip(self._keys, map(tensor_of, self.layout.arrays(payload, source))))
 
 
 def _last_uses(graph: PartyGraph) -> list[list[str]]:

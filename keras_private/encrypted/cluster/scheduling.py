@@ -24,7 +24,8 @@ class Scheduler:
         others: The parties that must have a request besides this one.
         largest: From a publication's key to the most rows of one run.
         start: Called, in a thread of its own, with requests of one publication that are to run together.
-        delay: Seconds that the first request of a run waits for company.
+        delay: Seconds that the first request of a run waits for company, while more may come.
+        more: Whether anybody is there who could still send one.
         at_once: Runs that may be under way together.
     """
 
@@ -34,9 +35,11 @@ class Scheduler:
         largest: Callable[[str], int],
         start: Callable[[list[Request]], None],
         delay: float,
+        more: Callable[[], bool],
         at_once: int,
     ) -> None:
-        self._others, self._largest, self._start, self._delay = frozenset(others), largest, start, delay
+        self._others, self._largest, self._start = frozenset(others), largest, start
+        self._delay, self._more = delay, more
         self._changed = threading.Condition()
         self._waiting: dict[bytes, _Waiting] = {}
         self._early: dict[bytes, set[str]] = {}
@@ -105,7 +108,7 @@ class Scheduler:
                 chosen.append(each.request)
                 rows += each.request.rows
         left = first.since + self._delay - time.monotonic()
-        if rows < most and left > 0:
+        if rows < most and left > 0 and self._more():
             return [], left
         return chosen, None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import select
 import socket
 import ssl
@@ -232,32 +233,44 @@ def described(arrays: Sequence[np.ndarray]) -> list[list[Any]]:
     return [[array.dtype.name, list(array.shape)] for array in arrays]
 
 
-def arrays_of(payload: memoryview, specs: Sequence[tuple[str, Sequence[int]]], peer: str) -> list[np.ndarray]:
-    """The tensors of a frame.
+class Layout:
+    """How the tensors of a frame lie in its payload, worked out once.
 
     Args:
-        payload: Of the frame.
         specs: dtype and shape of each, in order: what the receiver expects.
-        peer: Who sent it.
-
-    Raises:
-        TransportError: The payload has another length.
     """
-    found, start = [], 0
-    for dtype, shape in specs:
-        kind = np.dtype(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
-        if start + count * kind.itemsize > len(payload):
-            break
-        found.append(np.frombuffer(payload, kind, count, start).reshape(shape))
-        start += count * kind.itemsize
-    if len(found) != len(specs) or start != len(payload):
-        raise TransportError(
-            f"{peer} sent {len(payload)} bytes of tensors",
-            expected=f"tensors of {', '.join(f'{dtype}{list(shape)}' for dtype, shape in specs) or 'no size'}",
-            remedy="check that both sides run the same version",
-        )
-    return found
+
+    def __init__(self, specs: Sequence[tuple[str, Sequence[int]]]) -> None:
+        self._specs = [(dtype, tuple(shape)) for dtype, shape in specs]
+        self._places: list[tuple[np.dtype[Any], int, int, tuple[int, ...]]] = []
+        self.size = 0
+        for dtype, shape in self._specs:
+            kind, count = np.dtype(dtype), math.prod(shape)
+            self._places.append((kind, count, self.size, shape))
+            self.size += count * kind.itemsize
+
+    def arrays(self, payload: memoryview, peer: str) -> list[np.ndarray]:
+        """The tensors, without a copy.
+
+        Args:
+            payload: Of the frame.
+            peer: Who sent it.
+
+        Raises:
+            TransportError: The payload has another length.
+        """
+        if len(payload) != self.size:
+            raise TransportError(
+                f"{peer} sent {len(payload)} bytes of tensors",
+                expected=f"tensors of {', '.join(f'{kind}{list(shape)}' for kind, shape in self._specs) or 'no size'}",
+                remedy="check that both sides run the same version",
+            )
+        return [np.frombuffer(payload, kind, count, start).reshape(shape) for kind, count, start, shape in self._places]
+
+
+def arrays_of(payload: memoryview, specs: Sequence[tuple[str, Sequence[int]]], peer: str) -> list[np.ndarray]:
+    """The tensors of a frame that comes once; see Layout."""
+    return Layout(specs).arrays(payload, peer)
 
 
 def refusal(error: BaseException) -> dict[str, Any]:
