@@ -3,7 +3,8 @@
     python benchmarks/serving.py A D B
 
 Prints for each net the time of a prediction in one process, of a request at batch 1, 16 and 128 to three processes, by
-one client and by four at once, and the bytes that the parties send each other; writes results/serving.json.
+one client and by four at once, and the bytes that the parties send each other; then that of stock tf-encrypted with its
+three players in processes, without TLS (stock_tfe_serving.py). Writes results/serving.json.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import encrypted_step
 import machine
 import numpy as np
+import stock_tfe_serving
 
 import keras_private as kp
 
@@ -96,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=["A", "D", "B"])
     parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--peer", nargs="*", default=["A", "D"], help="nets for tf-encrypted; it traces B for minutes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     found: dict[str, Any] = {}
@@ -103,6 +106,18 @@ def main() -> None:
         for name in options.nets:
             found[name] = measure(name, cluster, options.repetitions, logits=False)
             found[f"{name}, logits"] = measure(name, cluster, options.repetitions, logits=True)
+    for name in [each for each in options.peer if each in options.nets]:
+        rows = max(BATCHES)
+        peer = stock_tfe_serving.seconds_per_prediction(name, rows, options.repetitions)
+        found[name]["tf-encrypted"] = peer
+        if peer is None:
+            print(f"{name}: tf-encrypted was left out, since no network namespace can be made here")
+            continue
+        ratio = peer["predict"] / found[name]["one client"][rows]
+        print(
+            f"{name}: tf-encrypted, three players in processes, batch {rows}: {1e3 * peer['predict']:.1f} ms, "
+            f"traced in {peer['trace']:.0f} s; tf-encrypted / ours {ratio:.1f}"
+        )
     machine.write("serving", found)
 
 
