@@ -1,5 +1,5 @@
-"""The command keras-private: `doctor` says what works here, `demo` shows a private fit, `serve` and its kin compute on
-shares, `report` shows saved reports."""
+"""The command keras-private: `doctor` says what works here, `demo` tells the whole story, `serve` and its kin compute
+on shares, `report` shows saved reports."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _parser(has_demo: bool) -> argparse.ArgumentParser:
     doctor = known.add_parser("doctor", help="what is installed, what is missing, and the command that adds it")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of text")
     if has_demo:
-        known.add_parser("demo", help="train on real images, with and without differential privacy", add_help=False)
+        known.add_parser("demo", help="real images: plain, private, over clients, and asked on shares", add_help=False)
     commands.add_commands(known)
     worker_commands.add_commands(known)
     pads_commands.add_commands(known)

@@ -4,6 +4,7 @@
 #   system.sh python    prints the path of a Python 3.11 that can make virtual environments
 #   system.sh compiler  a C++ compiler and OpenSSL's headers
 #   system.sh dataset   the Fashion-MNIST images; never fails, since the demo knows other data
+#   system.sh browser   Chromium and its driver; never fails, since tests of pages are skipped without
 set -euo pipefail
 
 say() { echo "$@" >&2; }
@@ -75,10 +76,17 @@ need_dataset() {
   say "  sudo apt-get install -y dataset-fashion-mnist && make dataset"
 }
 
+need_browser() {
+  if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then return 0; fi
+  if apt_install chromium chromium-driver; then return 0; fi
+  say "No Chromium was installed; the tests that look at pages in a browser will be skipped. To add it:"
+  say "  sudo apt-get install -y chromium chromium-driver"
+}
+
 case "${1:-}" in
-  python | compiler | dataset) "need_$1" ;;
+  python | compiler | dataset | browser) "need_$1" ;;
   *)
-    say "usage: system.sh python|compiler|dataset"
+    say "usage: system.sh python|compiler|dataset|browser"
     exit 2
     ;;
 esac

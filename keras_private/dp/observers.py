@@ -9,6 +9,9 @@ from typing import Any, Optional
 from ..report.content import EXAMPLE, RELEASE, Spending
 from .accounting import UNKNOWN, ZERO_OUT, Charge, adjacency_of, epsilon, sampler_of
 
+PROBABILITY = "sampling probability"
+"""Its name among the facts on a mechanism."""
+
 
 def guarantee(
     charges: Sequence[Charge],
@@ -34,12 +37,6 @@ def guarantee(
     Raises:
         ConfigurationError: An argument is out of range.
     """
-    noise = sorted({charge.noise_multiplier for charge in charges if charge.steps})
-    probabilities = sorted({charge.sampling_probability or 1.0 for charge in charges if charge.steps})
-    facts: dict[str, Any] = {}
-    if noise:
-        facts["noise multiplier"] = " and ".join(f"{value:.4g}" for value in noise)
-        facts["sampling probability"] = " and ".join(f"{value:.4g}" for value in probabilities)
     return Spending(
         unit=unit,
         observer=observer,
@@ -50,8 +47,23 @@ def guarantee(
         accountant=accountant,
         steps=sum(charge.steps for charge in charges),
         steps_are=steps_are,
-        mechanism={**facts, **(mechanism or {})},
+        mechanism={**mechanism_of_charges(charges), **(mechanism or {})},
     )
+
+
+def mechanism_of_charges(charges: Iterable[Charge]) -> dict[str, str]:
+    """Noise and sampling of all steps that ran, each figure once."""
+    ran = [charge for charge in charges if charge.steps]
+    if not ran:
+        return {}
+    sampled = [charge.sampling_probability for charge in ran if charge.sampling_probability is not None]
+    facts = {"noise multiplier": figures(charge.noise_multiplier for charge in ran)}
+    return {**facts, PROBABILITY: figures(sampled)} if sampled else facts
+
+
+def figures(values: Iterable[float]) -> str:
+    """Different figures in order, as a text."""
+    return " and ".join(dict.fromkeys(f"{value:.4g}" for value in sorted(values)))
 
 
 def unamplified(charges: Iterable[Charge]) -> list[Charge]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional, Union
 
 from ..errors import ConfigurationError, LedgerError
@@ -12,6 +13,7 @@ from ..report.content import (
     CLEAR,
     CLIENT,
     COHORT,
+    COORDINATOR,
     EXAMPLE,
     NOISY,
     NOTHING,
@@ -41,9 +43,11 @@ NOT_COVERED = (
     "loss and metrics on training data in History, progress bar and logs, and choices made by them",
     "a person with several rows: one row is what epsilon is for",
     "whoever controls the machine or the process that trains",
+    "what the weights had learnt before the steps that are counted here",
 )
 _EXAMPLES, _GRADIENTS = "examples", "one example's gradient"
 _MODELS, _METRICS = "model after each step", "training metrics"
+_ALONE = "neither History nor the state of metrics is handed on with it"
 
 
 def privacy_report(
@@ -129,13 +133,18 @@ def report_of_ledger(path: Union[str, os.PathLike[str]], delta: float, accountan
     found = [guarantee(charges, delta, accountant, unit=unit, steps_are=steps_are)]
     if unit == CLIENT:
         bare = unamplified(charges)
-        found.append(guarantee(bare, delta, accountant, unit=unit, observer=COHORT, steps_are=steps_are))
+        seen = guarantee(bare, delta, accountant, unit=unit, observer=COHORT, steps_are=steps_are)
+        # A ledger does not know which rounds were hidden from the coordinator.
+        found += [seen, replace(seen, observer=COORDINATOR, epsilon=math.inf)]
     return PrivacyReport(
         kind="ledger",
         model=os.path.basename(os.fspath(path)),
         views=(),
         spendings=tuple(found),
-        not_covered=("steps that ran without a PrivacyBudget that used this ledger",),
+        not_covered=(
+            "steps that ran without a PrivacyBudget that used this ledger",
+            "what the weights had learnt before, and what else was learnt from the same data",
+        ),
         versions=versions(),
         created=now(),
     )
@@ -153,8 +162,8 @@ def _views(spending: Spending) -> tuple[View, ...]:
 
     return (
         view("host that trains", CLEAR, CLEAR, models, TOTALS),
-        view("whoever gets the model", NOTHING, NOTHING, models, NOTHING, assumes="History is not handed on with it"),
-        view("whoever gets History or logs", NOTHING, NOTHING, NOTHING, TOTALS),
+        view("whoever gets the model", NOTHING, NOTHING, models, NOTHING, assumes=_ALONE),
+        view("whoever gets History, logs or the figures in this report", NOTHING, NOTHING, NOTHING, TOTALS),
         view("whoever reads the ledger", NOTHING, NOTHING, NOTHING, NOTHING),
     )
 

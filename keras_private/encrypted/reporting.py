@@ -10,7 +10,7 @@ from keras_private.encrypted.parties import parties_named
 from keras_private.encrypted.steps import MODEL_OWNER
 from keras_private.report.content import CLEAR, NOTHING, SHARES, TOTALS, Cost, Protocol, Sight, View
 from keras_private.report.document import PrivacyReport
-from keras_private.report.facts import now, series_of, versions
+from keras_private.report.facts import loopback, now, series_of, this_machine, versions
 
 if TYPE_CHECKING:
     from keras_private.encrypted.model import EncryptedModel
@@ -40,7 +40,9 @@ _NOT_COVERED = (
     "what predictions and opened totals say of weights and data",
     "parties that deviate from the protocol: results may be wrong, and what they learn is not bounded",
     "times, and sizes of messages",
+    "what the weights had learnt before they were shared",
 )
+_NOT_COVERED_SERVICE = (*_NOT_COVERED, "who asks, when and how often: the parties see it")
 _TRAINING = (_WEIGHTS, _INPUTS, _LABELS, _PREDICTIONS, _TOTALS, _SHAPES)
 _SERVICE = (_WEIGHTS, _INPUTS, _PREDICTIONS, _SHAPES)
 
@@ -55,10 +57,17 @@ def report_of_model(model: EncryptedModel, batch_size: int, trained: bool, compi
         compiled: It can be asked for the cost of a training step.
     """
     parties = parties_named(model.parties)
-    opened = TOTALS if model.reveal else NOTHING
+    # Training opens one bit of each epoch, whatever else it opens.
+    opened = TOTALS if model.reveal or trained else NOTHING
+    bit = {_TOTALS: "with one bit after each epoch: whether the weights are within their limits"} if trained else {}
     views = [
         *_of_parties(parties.servers, _TRAINING),
-        _view(MODEL_OWNER, _TRAINING, {_WEIGHTS: CLEAR, _TOTALS: opened, _SHAPES: CLEAR}),
+        _view(
+            MODEL_OWNER,
+            _TRAINING,
+            {_WEIGHTS: CLEAR, _TOTALS: opened, _SHAPES: CLEAR},
+            notes=bit,
+        ),
         _view(
             f"owners of data, such as {DEFAULT_OWNER}",
             _TRAINING,
@@ -116,7 +125,7 @@ def report_of_service(service: Service) -> PrivacyReport:
         learns=False,
         protocols=(ABY3, MUTUAL_TLS),
         simulated=simulated,
-        not_covered=_NOT_COVERED,
+        not_covered=_NOT_COVERED_SERVICE,
         costs={
             f"request of up to {rows} rows": Cost(bytes=count, says="sent between the parties, payload")
             for rows, count in service.bytes_per_run.items()
@@ -127,8 +136,8 @@ def report_of_service(service: Service) -> PrivacyReport:
 
 
 def together(hosts: Sequence[str]) -> tuple[str, ...]:
-    """What is simulated where parties share an address or have one of this machine only."""
-    if any(host.startswith("127.") or host in ("localhost", "::1") for host in hosts):
+    """What is simulated where parties share an address, or have one that only this machine answers to."""
+    if any(map(loopback, hosts)) or sum(map(this_machine, hosts)) > 1:
         return ("parties run on this machine: whoever reads its memory has all shares",)
     if len(set(hosts)) < len(hosts):
         return ("two parties share a host: whoever reads its memory has all shares",)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import decimal
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from ..errors import ConfigurationError
 
@@ -35,6 +37,19 @@ OBSERVERS: dict[str, str] = {
 }
 """Whom an epsilon holds against, from least to most that they see."""
 
+Fact = Union[str, int, float]
+"""A figure or a name, as JSON has them."""
+
+
+def one_of(names: Iterable[str]) -> dict[str, Any]:
+    """Metadata of a field that has one of a few values; the schema of the JSON says so too."""
+    return {"one_of": tuple(names)}
+
+
+def at_least(least: float) -> dict[str, Any]:
+    """Metadata of a field with a number that is never less."""
+    return {"at_least": least}
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -47,11 +62,11 @@ class Sight:
     """
 
     item: str
-    level: str
+    level: str = field(metadata=one_of(LEVELS))
     note: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("level", self.level, LEVELS)
+        _check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -89,41 +104,49 @@ class Spending:
     Attributes:
         unit: What is protected, of UNITS.
         observer: Against whom, a key of OBSERVERS.
-        epsilon: 0 or more; infinite: there is no guarantee.
+        epsilon: 0 or more; infinite: no guarantee is known.
         delta: In [0, 1).
         adjacency: The neighbouring relation: "add or remove one example", "zero out one client" and so on.
         samplers: How steps chose their data, such as "poisson".
         accountant: Such as "pld".
         steps: Noisy releases that were counted.
-        steps_are: "steps" or "rounds".
+        steps_are: What they are called: "steps", "rounds" and so on.
         mechanism: What ran, by name and figure.
     """
 
-    unit: str
-    observer: str
-    epsilon: float
-    delta: float
+    unit: str = field(metadata=one_of(UNITS))
+    observer: str = field(metadata=one_of(OBSERVERS))
+    epsilon: float = field(metadata=at_least(0))
+    delta: float = field(metadata=at_least(0))
     adjacency: str
     samplers: tuple[str, ...] = ()
     accountant: str = ""
-    steps: int = 0
+    steps: int = field(default=0, metadata=at_least(0))
     steps_are: str = "steps"
-    mechanism: Mapping[str, Any] = field(default_factory=dict)
+    mechanism: Mapping[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _one_of("unit", self.unit, UNITS)
-        _one_of("observer", self.observer, OBSERVERS)
+        _check_choices(self)
         if not _is_number(self.epsilon) or math.isnan(self.epsilon) or self.epsilon < 0:
             raise _wrong("epsilon", self.epsilon, "a number, 0 or more, or infinity")
         if not _is_number(self.delta) or not 0 <= self.delta < 1:
             raise _wrong("delta", self.delta, "a number in [0, 1)")
-        relations = [f"{relation} one {self.unit}" for relation in RELATIONS]
-        _one_of("adjacency", self.adjacency, relations)
+        _one_of("adjacency", self.adjacency, [f"{relation} one {self.unit}" for relation in RELATIONS])
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise _wrong("steps", self.steps, "a whole number, 0 or more")
+        for name, value in self.mechanism.items():
+            if not (isinstance(value, str) or (_is_number(value) and math.isfinite(value))):
+                raise _wrong(f"mechanism[{name!r}]", value, "a text or a finite number")
 
     @property
     def shown(self) -> str:
         """Epsilon, rounded up."""
-        return f"{math.ceil(self.epsilon * 1e3) / 1e3:.3f}" if math.isfinite(self.epsilon) else "infinite"
+        return _rounded_up(self.epsilon, places=3) if math.isfinite(self.epsilon) else "infinite"
+
+    @property
+    def shown_delta(self) -> str:
+        """Delta, rounded up."""
+        return _rounded_up(self.delta, digits=3)
 
 
 @dataclass(frozen=True)
@@ -152,10 +175,16 @@ class Cost:
         says: What exactly was counted.
     """
 
-    seconds: Optional[float] = None
-    bytes: Optional[int] = None
-    rounds: Optional[int] = None
+    seconds: Optional[float] = field(default=None, metadata=at_least(0))
+    bytes: Optional[int] = field(default=None, metadata=at_least(0))
+    rounds: Optional[int] = field(default=None, metadata=at_least(0))
     says: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "bytes", "rounds"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 <= value < math.inf):
+                raise _wrong(name, value, "None or a finite number, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -165,7 +194,7 @@ class Series:
     Attributes:
         name: Such as "epsilon" or "val_accuracy".
         x: Numbers of epochs or rounds, ascending.
-        y: One figure for each.
+        y: One figure for each; may be infinite or not a number, as losses may.
         x_is: "epoch" or "round".
     """
 
@@ -177,13 +206,40 @@ class Series:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise _wrong("y", f"{len(self.y)} figures", f"{len(self.x)}, one for each {self.x_is}")
+        if not all(one < other for one, other in zip(self.x, self.x[1:])):
+            raise _wrong("x", self.x, "ascending numbers")
+        # One object for all that is not a number, so that equal series compare as equal.
+        object.__setattr__(self, "y", tuple(math.nan if value != value else value for value in self.y))
+
+
+def _rounded_up(value: float, places: int = 0, digits: int = 0) -> str:
+    """Never below the value: to so many places after the point, or to so many digits."""
+    # Of its shortest text, so that 1e-5 stays what it is.
+    exact = decimal.Decimal(repr(float(value)))
+    context = decimal.Context(prec=digits or 400, rounding=decimal.ROUND_CEILING)
+    if places:
+        return f"{exact.quantize(decimal.Decimal(10) ** -places, context=context):f}"
+    rounded = context.create_decimal(exact)
+    text = f"{float(rounded):.{digits}g}"
+    # The smallest floats have fewer digits than that.
+    return text if decimal.Decimal(text) >= exact else str(rounded)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _one_of(name: str, value: Any, known: Any) -> None:
+def _check_choices(value: Any) -> None:
+    for name, choices in choices_of(type(value)).items():
+        _one_of(name, getattr(value, name), choices)
+
+
+def choices_of(kind: Any) -> dict[str, tuple[str, ...]]:
+    """The fields of a class that have one of a few values."""
+    return {each.name: each.metadata["one_of"] for each in dataclasses.fields(kind) if "one_of" in each.metadata}
+
+
+def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
         raise _wrong(name, value, f"one of {', '.join(known)}")
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
 from ..errors import ConfigurationError
 from ..files import write_whole
 from .composition import joint
-from .content import CLEAR, LEVELS, Cost, Protocol, Series, Spending, View
+from .content import CLEAR, LEVELS, Cost, Protocol, Series, Spending, View, one_of
 
 KINDS: dict[str, str] = {
     "private fit": "training with noise, in one place",
@@ -22,18 +23,22 @@ KINDS: dict[str, str] = {
     "joint": "several of these together",
 }
 
+_JOINT = "joint"
+_UNLESS_JOINED = "what was learnt from the same data by models whose reports are not among these"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class PrivacyReport:
     """What one training or service tells whom; `print` shows it as text, a notebook as a page.
 
     Guarantees, each locked by tests/report:
         - It says nothing of an adversary by omission: every adversary has an entry for every thing named.
-        - An epsilon stands with delta, unit, neighbouring relation, sampling and accountant, and is rounded up.
+        - An epsilon stands with delta, unit, neighbouring relation, sampling and accountant. Both are rounded up.
         - What was simulated is named, in every form of the report, before anything that is protected.
-        - What is read back equals what was written; a file of another schema, of a newer version, or cut short is
-          refused.
-        - The page is one file that loads nothing and runs no script.
+        - What is read back equals what was written; a file of another schema, of a newer version, cut short or altered
+          is refused. Its digest keeps out accidents, not a forger: anybody can write a report.
+        - A joint report has the epsilons that its parts add up to.
+        - The page is one file that loads nothing and runs no script. No name in a report can change how it reads.
 
     Attributes:
         kind: A key of KINDS.
@@ -52,7 +57,7 @@ class PrivacyReport:
         parts: The reports that a joint one is made of.
     """
 
-    kind: str
+    kind: str = field(metadata=one_of(KINDS))
     model: str
     views: tuple[View, ...]
     spendings: tuple[Spending, ...] = ()
@@ -76,6 +81,15 @@ class PrivacyReport:
             missing = sorted(set(self.items) - {sight.item for sight in view.sights})
             if missing:
                 raise _wrong("views", f"{view.adversary} without {missing}", "an entry for every thing that is named")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        if bool(self.parts) != _is_joint(self) or any(_is_joint(part) for part in self.parts):
+            raise _wrong("parts", [part.kind for part in self.parts], "reports that are not joint, in one that is")
+        if self.parts:
+            expected = joint([(part.learns, part.spendings) for part in self.parts])
+            if not _agree(self.spendings, expected) or self.learns != any(part.learns for part in self.parts):
+                raise _wrong("spendings", list(self.spendings), f"what the parts add up to: {list(expected)}")
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -104,7 +118,7 @@ class PrivacyReport:
         2014, theorem 3.16), which holds whatever the reports have in common; steps of one ledger are composed more
         tightly before they come here. A guarantee for a client covers each of its examples at twice its epsilon; one
         for examples covers no client. A report that learnt from the data without a guarantee for a unit makes that
-        unit's sum infinite.
+        unit's sum infinite. What two reports both count, such as a ledger and the fit that wrote it, counts twice.
 
         Raises:
             ConfigurationError: There are none, or something else is among them.
@@ -113,13 +127,14 @@ class PrivacyReport:
         if not parts:
             raise _wrong("reports", [], "at least one")
         return PrivacyReport(
-            kind="joint",
+            kind=_JOINT,
             model=", ".join(dict.fromkeys(part.model for part in parts)),
             views=(),
             spendings=joint([(part.learns, part.spendings) for part in parts]),
             learns=any(part.learns for part in parts),
             simulated=tuple(dict.fromkeys(f"{part.model}: {item}" for part in parts for item in part.simulated)),
-            versions={name: version for part in parts for name, version in part.versions.items()},
+            not_covered=(*dict.fromkeys(_learnt_before(part) for part in parts if not part.learns), _UNLESS_JOINED),
+            versions=_all_versions(parts),
             created=max(part.created for part in parts),
             parts=parts,
         )
@@ -137,11 +152,18 @@ class PrivacyReport:
         """What `to_json` wrote.
 
         Raises:
-            ReportError: It is not JSON, of another schema or of a newer version, or incomplete.
+            ReportError: It is not JSON, of another schema or of another version, altered or incomplete.
         """
         from .serialized import from_json
 
         return from_json(text)
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) of what `to_json` writes."""
+        from .schema import json_schema
+
+        return json_schema()
 
     def to_html(self) -> str:
         """The report as one page that needs no other file."""
@@ -179,6 +201,11 @@ class PrivacyReport:
 
         return text_of(self)
 
+    def __repr__(self) -> str:
+        from .text import summary
+
+        return f"<PrivacyReport: {summary(self)}>"
+
     def _repr_html_(self) -> str:
         from .page import fragment_of
 
@@ -188,7 +215,29 @@ class PrivacyReport:
 def _is_joint(report: Any) -> bool:
     if not isinstance(report, PrivacyReport):
         raise _wrong("reports", report, "PrivacyReports")
-    return report.kind == "joint"
+    return report.kind == _JOINT
+
+
+def _agree(found: Sequence[Spending], expected: Sequence[Spending]) -> bool:
+    """Equal, but for what a sum may differ by between machines."""
+    return len(found) == len(expected) and all(
+        replace(one, epsilon=other.epsilon, delta=other.delta) == other
+        and math.isclose(one.epsilon, other.epsilon, rel_tol=1e-9)
+        and math.isclose(one.delta, other.delta, rel_tol=1e-9)
+        for one, other in zip(found, expected)
+    )
+
+
+def _learnt_before(part: PrivacyReport) -> str:
+    return f"what {part.model} ({part.kind}) had learnt before, unless the report of that training is among these"
+
+
+def _all_versions(parts: Sequence[PrivacyReport]) -> dict[str, str]:
+    names = dict.fromkeys(name for part in parts for name in part.versions)
+    return {
+        name: " and ".join(dict.fromkeys(part.versions[name] for part in parts if name in part.versions))
+        for name in names
+    }
 
 
 def _wrong(name: str, value: Any, expected: str) -> ConfigurationError:

@@ -11,8 +11,31 @@ from .document import KINDS, PrivacyReport
 WIDTH = 110
 
 
-def text_of(report: PrivacyReport, within: bool = False) -> str:
+def text_of(report: PrivacyReport) -> str:
     """The report in paragraphs and tables, for a terminal."""
+    return "\n".join(map(printable, _lines(report)))
+
+
+def printable(text: str) -> str:
+    """With letters that would steer a terminal, break a line or turn its direction written out."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+def summary(report: PrivacyReport) -> str:
+    """One line: of what, and for each unit the epsilon against the observer who sees least."""
+    units = dict.fromkeys(each.unit for each in report.spendings)
+    order = list(OBSERVERS)
+    firsts = [
+        min((each for each in report.spendings if each.unit == unit), key=lambda each: order.index(each.observer))
+        for unit in units
+    ]
+    found = [f"epsilon {each.shown} at delta {each.shown_delta} for one {each.unit}" for each in firsts]
+    if not found:
+        found = ["nothing is learnt"] if not report.learns else ["no epsilon"]
+    return printable(", ".join([f"{report.kind} of {report.model}", *found, *["simulated"] * bool(report.simulated)]))
+
+
+def _lines(report: PrivacyReport, within: bool = False) -> list[str]:
     lines = [f"Privacy report: {report.kind} of {report.model} ({KINDS[report.kind]})"]
     if report.created:
         lines.append(f"Made {report.created}")
@@ -28,8 +51,8 @@ def text_of(report: PrivacyReport, within: bool = False) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines += _section("Versions", _wrapped(f"  {versions}", "  ") if versions and not within else [])
     for part in report.parts:
-        lines += ["", "-" * WIDTH, *text_of(part, True).split("\n")]
-    return "\n".join(lines)
+        lines += ["", "-" * WIDTH, *_lines(part, True)]
+    return lines
 
 
 def guarantee(spending: Spending) -> str:
@@ -37,7 +60,7 @@ def guarantee(spending: Spending) -> str:
     sampled = " and ".join(spending.samplers) or "no"
     counted = f"{spending.steps} {spending.steps_are}, " if spending.steps else ""
     return (
-        f"epsilon {spending.shown} at delta {spending.delta:.3g} for one {spending.unit}, against "
+        f"epsilon {spending.shown} at delta {spending.shown_delta} for one {spending.unit}, against "
         f"{OBSERVERS[spending.observer]} ({spending.adjacency}; {counted}{sampled} sampling, "
         f"{spending.accountant or 'no accountant'})"
     )
@@ -104,7 +127,7 @@ def _matrix(report: PrivacyReport) -> list[str]:
 
 def _costs(report: PrivacyReport) -> list[str]:
     rows = [cost_cells(name, cost) for name, cost in report.costs.items()]
-    return _table([("phase", "time", "bytes", "rounds", ""), *rows]) if rows else []
+    return _table([("phase", "time", "bytes", "rounds", "counted"), *rows]) if rows else []
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -116,6 +139,7 @@ def _bullets(texts: Iterable[str]) -> list[str]:
 
 
 def _wrapped(line: str, indent: str) -> list[str]:
+    line = printable(line)
     if len(line) <= WIDTH:
         return [line]
     return textwrap.wrap(line, WIDTH, subsequent_indent=indent, drop_whitespace=True) or [line]

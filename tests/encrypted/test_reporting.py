@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_private as kp
+from keras_private.encrypted import reporting
 from keras_private.encrypted.reporting import together
 from keras_private.report.content import CLEAR, NOTHING, SHARES, TOTALS
 
@@ -52,6 +53,11 @@ def test_the_cost_is_that_of_the_graphs_and_training_without_noise_has_no_epsilo
     assert after.learns and after.spendings == () and "Epsilon is infinite" in str(after)
     assert levels(after, "model_owner")["loss and metrics"] == TOTALS
     assert [each.name for each in after.series] == list(encrypted.history.history)
+    totals = next(view for view in after.views if view.adversary == "model_owner").of("loss and metrics")
+    assert "one bit after each epoch" in totals.note and "one bit" not in str(before)
+    encrypted.compile("sgd", "categorical_crossentropy", reveal=())
+    silent = reporting.report_of_model(encrypted, 4, trained=True, compiled=False)
+    assert levels(silent, "model_owner")["loss and metrics"] == TOTALS, "the bit is opened all the same"
     assert kp.PrivacyReport.from_json(after.to_json()) == after
 
 
@@ -62,7 +68,16 @@ def test_the_cost_is_that_of_the_graphs_and_training_without_noise_has_no_epsilo
         (["10.0.0.1", "10.0.0.2", "10.0.0.1"], True),
         (["10.0.0.1", "10.0.0.2", "localhost"], True),
         (["127.0.0.1", "127.0.0.2", "127.0.0.3"], True),
+        (["10.0.0.1", "10.0.0.2", "::1"], True),
+        (["10.0.0.1", "10.0.0.2", "0.0.0.0"], True),
+        (["a.example", "b.example", "c.example"], False),
     ],
 )
 def test_parties_are_apart_only_on_three_hosts(hosts, simulated):
     assert bool(together(hosts)) is simulated
+
+
+def test_of_addresses_of_this_machine_two_are_together(monkeypatch):
+    monkeypatch.setattr(reporting, "this_machine", lambda host: host.startswith("10.9."))
+    assert together(["10.9.0.1", "10.9.0.2", "10.0.0.3"])
+    assert not together(["10.9.0.1", "10.0.0.2", "10.0.0.3"]), "the publisher may share the host of one party"
