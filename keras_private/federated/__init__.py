@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .algorithms import FedAvg, FedProx, FedSGD, MimeLite
     from .clients import Clients
     from .model import FederatedModel
+    from .owned_worker import LocalWorkers
     from .pad_service.local import local_pad_parties
     from .pad_service.remote import RemotePadParty, pad_parties
     from .remote_worker import RemoteWorker
@@ -27,6 +28,7 @@ __all__ = [
     "FedProx",
     "FedSGD",
     "FederatedModel",
+    "LocalWorkers",
     "Mean",
     "Median",
     "MimeLite",
@@ -48,6 +50,7 @@ _HOME = {
     "FedProx": "keras_private.federated.algorithms",
     "FedSGD": "keras_private.federated.algorithms",
     "FederatedModel": "keras_private.federated.model",
+    "LocalWorkers": "keras_private.federated.owned_worker",
     "Mean": "keras_private.federated.aggregators.mean",
     "Median": "keras_private.federated.aggregators.robust",
     "MimeLite": "keras_private.federated.algorithms",

@@ -24,7 +24,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -101,6 +101,8 @@ class RoundMeter:
     """
 
     unit = UNIT
+    steps_per_round = 1
+    remedy = "Use more noise or fewer clients a round from the start, or raise the target knowingly."
 
     def __init__(self, aggregator: DPAggregator) -> None:
         self._aggregator = aggregator
@@ -146,6 +148,10 @@ class RoundMeter:
         """The most of all rounds that ran, this fit's included."""
         here = self._aggregator.dimension if self.fit is not None else 0
         return max(int(self._coordinates), here)
+
+    def follow(self, aggregator: DPAggregator) -> None:
+        """The next rounds are this aggregator's."""
+        self._aggregator = aggregator
 
     # The gate.
 
@@ -259,6 +265,14 @@ class RoundMeter:
         sampler, adjacency = (UNKNOWN, ZERO_OUT) if q is None else (POISSON, ADD_OR_REMOVE)
         return Charge(self._charged_noise or 0.0, 0, q, sampler, adjacency, self.noise_coordinates)
 
+    def planned(self, rounds: Optional[int]) -> Optional[int]:
+        """Steps of so many rounds."""
+        return rounds
+
+    def open_round(self, announce: Callable[[int], None]) -> None:
+        """A round begins; `announce` charges steps before they run."""
+        announce(1)
+
     # Figures.
 
     def privacy_spent(self, delta: float, accountant: str = "pld") -> PrivacySpent:
@@ -308,8 +322,9 @@ def meter_of(aggregator: Aggregator) -> RoundMeter:
     if not isinstance(aggregator, DPAggregator):
         raise ConfigurationError(
             f"The aggregator is {type(aggregator).__name__}, whose rounds are not differentially private.",
-            expected="DPAggregator outermost, for PrivacyBudget and for figures of privacy",
-            remedy="FederatedModel(model, aggregator=keras_private.federated.DPAggregator(...))",
+            expected="DPAggregator outermost, for PrivacyBudget and figures of privacy; or a DPOptimizer at clients",
+            remedy="FederatedModel(model, aggregator=keras_private.federated.DPAggregator(...)) protects clients, "
+            "compile(client_optimizer=keras_private.DPOptimizer(...)) single examples of theirs.",
         )
     return RoundMeter(aggregator)
 

@@ -24,6 +24,11 @@ def add_commands(commands: Any) -> None:
     worker.add_argument(
         "--coordinators", nargs="+", default=["owner"], metavar="NAME", help="whose work is done, by their certificates"
     )
+    worker.add_argument(
+        "--allow-open",
+        action="store_true",
+        help="run even where the system grants no network namespace: anybody who reaches the worker's port is served",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> None:
     from ..encrypted.cluster.certificates import Identity
     from . import tunnels
-    from .workers import OwnedWorker
+    from .owned_worker import OwnedWorker
 
     host, _, port = options.listen.rpartition(":")
     if not host or not port.isdigit():
@@ -54,7 +59,7 @@ def _serve(options: argparse.Namespace) -> None:
     done = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: done.set())
-    worker = OwnedWorker()
+    worker = OwnedWorker(allow_open=options.allow_open)
     try:
         door = worker.target.split(":", 1)[1]
         tunnel = tunnels.from_coordinators(host, int(port), identity, options.coordinators, door)

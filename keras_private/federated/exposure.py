@@ -24,6 +24,9 @@ class Exposure:
         apart: The work ran on other hosts, behind mutual TLS.
         population: Number of clients.
         aggregator: What updates went through; None if there were none.
+        together: What of the aggregator was in one place when this began.
+        per_client: Each client's own figures were asked for.
+        open: A worker of this host listened on all its interfaces.
         noise_multiplier: Of the sums; 0 without noise.
         local: How clients' own steps were made private; None if they were not.
         rounds: That began.
@@ -42,22 +45,57 @@ class Exposure:
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
+    together: tuple[str, ...] = ()
+    per_client: bool = False
+    open: bool = False
 
     @staticmethod
-    def of(what: str, clients: Clients, hosts: Optional[Workers], aggregator: Optional[Aggregator] = None) -> Exposure:
+    def of(
+        what: str,
+        clients: Clients,
+        hosts: Optional[Workers],
+        aggregator: Optional[Aggregator] = None,
+        per_client: bool = False,
+    ) -> Exposure:
         """Before anything runs; `hosts` is None where the work runs in this process."""
         apart = hosts is not None and hosts.apart
-        return Exposure(what, clients.stays_put, apart, len(clients.names), aggregator)
+        together = _together(aggregator)
+        is_open = hosts is not None and hosts.open
+        return Exposure(
+            what,
+            clients.stays_put,
+            apart,
+            len(clients.names),
+            aggregator,
+            together=together,
+            per_client=per_client,
+            open=is_open,
+        )
 
     @property
     def simulated(self) -> tuple[str, ...]:
         """What was in one place and would have to be apart."""
-        found = [] if self.aggregator is None else list(self.aggregator.description()["simulated"])
+        found = self._together
         if not self.apart:
             found.append("the clients' work runs on the coordinator's host, which can read their examples")
         elif not self.stays_put:
             found.append("the coordinator holds the clients' examples and sends them to the workers")
         return tuple(found)
+
+    @property
+    def within_reach(self) -> bool:
+        """The coordinator could read the clients' examples."""
+        return not (self.apart and self.stays_put)
+
+    @property
+    def parties_apart(self) -> bool:
+        """Updates were masked, and the parties that take off the masks are no part of the coordinator."""
+        return self.aggregator is not None and self.aggregator.hides_updates and not self._together
+
+    @property
+    def _together(self) -> list[str]:
+        # What could be read when it began counts for good, and so does what can be read now.
+        return list(dict.fromkeys([*self.together, *_together(self.aggregator)]))
 
     @property
     def hidden(self) -> bool:
@@ -73,3 +111,7 @@ class Exposure:
     def noisy_updates(self) -> bool:
         """What leaves a client carries noise."""
         return self.local is not None and self.local.noise_multiplier > 0
+
+
+def _together(aggregator: Optional[Aggregator]) -> tuple[str, ...]:
+    return () if aggregator is None else tuple(aggregator.description()["simulated"])

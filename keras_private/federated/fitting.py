@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, UnsupportedModelError
 from . import local_work, workers
 from .aggregators.base import Aggregator, Round
 from .aggregators.mean import Mean
+from .backups import Backup
 from .checkpoints import Checkpoints
 from .checks import is_whole
 from .clients import Clients
@@ -87,6 +88,9 @@ class Fitting:
         local = owner.local_privacy
         if local is not None and owner.algorithm is not None:
             local.check(owner.model, owner.algorithm, arguments.batch_size)
+        backup = Backup(arguments.callbacks, arguments.checkpoints)
+        if backup.folder is not None:
+            arguments = dataclasses.replace(arguments, callbacks=backup.callbacks, checkpoints=backup.folder)
         follow = callback_list(arguments.callbacks, owner, arguments.verbose, arguments.epochs)
         owner.stop_training = False
         session = secrets.token_hex(16)
@@ -107,6 +111,7 @@ class Fitting:
                     if saved is not None:
                         # The first round's epochs count, if this process ends before they are saved.
                         saved.write(first)
+                    owner.epoch_meter.begin(owner, follow.callbacks, first, local, arguments.local_epochs)
                 if meter is not None:
                     meter.begin(owner, sampler, follow.callbacks, first, exposure.hidden)
                 follow.on_train_begin()
@@ -124,9 +129,11 @@ class Fitting:
                     if owner.stop_training:
                         break
                 follow.on_train_end()
+            backup.finished()
         finally:
             if meter is not None:
                 meter.end()
+            owner.epoch_meter.end()
             aggregator.close()
         return owner.history
 
@@ -146,11 +153,12 @@ class Fitting:
         if owner.aggregator.private:
             variables += owner.privacy_meter.variables
         if owner.local_privacy is not None:
-            variables += owner.local_meter.variables
+            variables += [*owner.local_meter.variables, *owner.epoch_meter.variables]
         saved = Checkpoints(arguments.checkpoints, identity, variables)
         done = saved.restore()
         if done and owner.local_privacy is not None:
             owner.local_meter.restored()
+        owner.rounds_elsewhere += max(0, done - owner.rounds_done)
         owner.rounds_done = max(owner.rounds_done, done)
         return saved, max(done, arguments.initial_epoch)
 
@@ -165,6 +173,12 @@ class Fitting:
         exposure: Exposure,
     ) -> dict[str, float]:
         aggregator, owner = self._owner.aggregator, self._owner
+        if aggregator is not exposure.aggregator:
+            raise ConfigurationError(
+                "The aggregator was changed while a fit runs.",
+                expected="one for the whole fit, whose rounds are charged and reported",
+                remedy="Change it between fits.",
+            )
         counted = None
         exposure.rounds += 1
         if names:

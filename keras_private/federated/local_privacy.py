@@ -120,6 +120,9 @@ class LocalMeter:
           have added.
 
     Not guaranteed: what a coordinator learns that runs a client's graph again on its own account.
+
+    Attributes:
+        charge: Called before more epochs may run than any client had before, with how many more; may refuse them.
     """
 
     def __init__(self) -> None:
@@ -127,6 +130,7 @@ class LocalMeter:
         self._before = self._most = self._coordinates = 0
         self._noise = math.inf
         self._lock = threading.Lock()
+        self.charge: Callable[[int], None] = lambda epochs: None
         with tf.init_scope():
             self._saved = tf.Variable([0.0, np.inf, 0.0], trainable=False, dtype=tf.float64, name="local_privacy")
 
@@ -157,14 +161,27 @@ class LocalMeter:
     def count(self, names: Sequence[str], epochs: int) -> None:
         """So many local epochs of these clients are about to run."""
         with self._lock:
-            for name in names:
-                self._epochs[name] = self._epochs.get(name, 0) + epochs
+            counts = {name: self._epochs.get(name, 0) + epochs for name in names}
+            more = self._before + max(counts.values(), default=0) - self.epochs
+            if more > 0:
+                self.charge(more)
+            self._epochs.update(counts)
             self._save()
 
     @property
     def epochs(self) -> int:
         """The most of any client."""
         return self._before + max(self._epochs.values(), default=0)
+
+    @property
+    def least_noise(self) -> float:
+        """Noise multiplier, the least of all fits; 0 before the first."""
+        return self._noise if math.isfinite(self._noise) else 0.0
+
+    @property
+    def noise_coordinates(self) -> int:
+        """The most that got noise in a step of any fit."""
+        return self._coordinates
 
     def charges(self) -> tuple[Charge, ...]:
         """What was spent for each example of the client with the most epochs."""

@@ -16,13 +16,16 @@ from ..errors import ConfigurationError
 from ..report.document import PrivacyReport
 from .aggregators.base import Aggregator
 from .aggregators.mean import Mean
+from .aggregators.private import DPAggregator
 from .algorithms import Algorithm, algorithm_of
 from .budget import PrivacySpent, RoundMeter, meter_of
 from .clients import Clients, as_clients
 from .evaluating import Evaluation
 from .exposure import EVALUATION, FIT, PERSONALIZATION, Exposure
 from .fitting import FitArguments, Fitting
+from .local_budget import EpochMeter
 from .local_privacy import LocalMeter, LocalPrivacy
+from .models import check_trainable_at_clients
 from .server import fresh_optimizer, server_optimizer_of
 from .workers import Workers
 from .workers import use as hosts_of
@@ -50,6 +53,10 @@ class FederatedModel:
     Not guaranteed:
         - With `Mean`, any protection of a client from the coordinator: updates tell about examples.
 
+    Raises:
+        ConfigurationError: `model` is no Keras model, or one of make_private; the aggregator is none.
+        UnsupportedModelError: Some of its layers compute at three parties.
+
     Attributes:
         model: The Keras model.
         aggregator: As given.
@@ -58,13 +65,11 @@ class FederatedModel:
         server_optimizer: The optimizer that applies the mean update.
         rounds_done: Rounds that changed the model since compile.
         exposures: Under which circumstances clients' data were worked on so far.
+        rounds_elsewhere: Rounds that checkpoints brought along: where they ran is not known here.
     """
 
     def __init__(self, model: tf.keras.Model, aggregator: Optional[Aggregator] = None) -> None:
-        if not isinstance(model, tf.keras.Model):
-            raise ConfigurationError(
-                f"model is a {type(model).__name__}.", expected="a tf.keras.Model", remedy="Build one with Keras first."
-            )
+        check_trainable_at_clients(model)
         if aggregator is not None and not isinstance(aggregator, Aggregator):
             raise ConfigurationError(
                 f"aggregator is {aggregator!r}.",
@@ -79,8 +84,10 @@ class FederatedModel:
         self.algorithm: Optional[Algorithm] = None
         self.rounds_done = 0
         self.exposures: list[Exposure] = []
+        self.rounds_elsewhere = 0
         self.local_privacy: Optional[LocalPrivacy] = None
         self.local_meter = LocalMeter()
+        self.epoch_meter = EpochMeter(self.local_meter)
         self._meter: Optional[RoundMeter] = None
         self._fitting: Optional[Fitting] = None
         self._evaluation: Optional[Evaluation] = None
@@ -94,7 +101,15 @@ class FederatedModel:
         """
         if self._meter is None:
             self._meter = meter_of(self.aggregator)
+        elif isinstance(self.aggregator, DPAggregator):
+            # Another one may have other noise; what was charged before stays charged.
+            self._meter.follow(self.aggregator)
         return self._meter
+
+    @property
+    def local_budget(self) -> Optional[EpochMeter]:
+        """Charges local epochs where a DPOptimizer works at clients and rounds are not charged; else None."""
+        return None if self.local_privacy is None or self.aggregator.private else self.epoch_meter
 
     def privacy_spent(self, delta: float, accountant: str = "pld") -> PrivacySpent:
         """Epsilon of all rounds so far, of one client with all its examples.
@@ -123,7 +138,7 @@ class FederatedModel:
         """
         if any(each.what == FIT and each.local is None and each.rounds for each in self.exposures):
             return math.inf
-        return epsilon(self.local_meter.charges(), delta, accountant)
+        return epsilon(self.epoch_meter.charges(), delta, accountant)
 
     def privacy_report(self, delta: Optional[float] = None, accountant: str = "pld") -> PrivacyReport:
         """Who learnt what from all fits, evaluations and personalizations of this object so far.
@@ -161,9 +176,16 @@ class FederatedModel:
             algorithm: "fedavg", "fedprox", "fedsgd", "mimelite", or one of their objects.
 
         Raises:
-            ConfigurationError: No loss, or an optimizer or algorithm that is none.
+            ConfigurationError: No loss, or an optimizer or algorithm that is none; or `model` is compiled with a
+                DPOptimizer that clients would not get.
         """
         private = bool(getattr(client_optimizer, "is_dp_optimizer", False))
+        if not private and getattr(getattr(self.model, "optimizer", None), "is_dp_optimizer", False):
+            raise ConfigurationError(
+                "The model is compiled with a DPOptimizer, and clients would train without it and without noise.",
+                expected="a DPOptimizer as client_optimizer, or a model that is compiled with none",
+                remedy="compile(client_optimizer=model.optimizer) keeps it; model.compile('sgd') first gives it up.",
+            )
         inner = client_optimizer.inner_optimizer if private else client_optimizer
         client = fresh_optimizer(inner, "client_optimizer")
         server = server_optimizer_of(server_optimizer)
@@ -209,7 +231,8 @@ class FederatedModel:
             batch_size: Examples of a client's step.
             validation_data: (x, y) or a data set, evaluated here; or clients, evaluated where they are.
             validation_freq: Rounds from one validation to the next.
-            callbacks: Of Keras; an epoch is a round. `self.model.optimizer` is the client optimizer.
+            callbacks: Of Keras; an epoch is a round. `self.model.optimizer` is the client optimizer. BackupAndRestore
+                keeps checkpoints as `checkpoints` does, until fit ends.
             verbose: 0 silent, 1 or "auto" a progress bar over rounds, 2 one line each round.
             initial_epoch: Rounds that are done already.
             shuffle: Each client goes over its examples in a new order each time.
@@ -280,7 +303,7 @@ class FederatedModel:
         if y is None and _are_clients(x):
             clients = as_clients(x)
             with hosts_of(workers) as hosts:
-                self.note_evaluation(clients, hosts)
+                self.note_evaluation(clients, hosts, per_client)
                 return evaluation.federated(clients, batch_size, per_client, return_dict, hosts)
         if per_client:
             raise ConfigurationError(
@@ -322,9 +345,9 @@ class FederatedModel:
         self.exposures.append(Exposure.of(PERSONALIZATION, found, None))
         return fitting.personalize(found, name, epochs, batch_size, optimizer, kwargs)
 
-    def note_evaluation(self, clients: Clients, hosts: Workers) -> None:
+    def note_evaluation(self, clients: Clients, hosts: Workers, per_client: bool = False) -> None:
         """Keeps in mind, for the privacy report, that clients are about to be evaluated."""
-        found = Exposure.of(EVALUATION, clients, hosts)
+        found = Exposure.of(EVALUATION, clients, hosts, per_client=per_client)
         if found not in self.exposures:
             self.exposures.append(found)
 

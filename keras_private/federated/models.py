@@ -6,8 +6,28 @@ from typing import Any
 
 import tensorflow as tf
 
-from ..errors import ClientDataError, UnsupportedModelError
+from ..dp.model import PrivateTraining
+from ..dp.validation import refuse_layers_on_parties, require_keras_model
+from ..errors import ClientDataError, ConfigurationError, UnsupportedModelError
 from .examples import blank
+
+
+def check_trainable_at_clients(model: Any) -> None:
+    """Refuses what clients cannot train, or would train otherwise than it says.
+
+    Raises:
+        ConfigurationError: It is no Keras model, or one of make_private.
+        UnsupportedModelError: Some layers compute at three parties.
+    """
+    require_keras_model(model, "a federated model", "a client trains a plain Keras model on its own examples")
+    if isinstance(model, PrivateTraining):
+        raise ConfigurationError(
+            f"{model.name!r} is a model of make_private, whose private fit draws its own batches and charges its own "
+            "budget: clients' steps are neither.",
+            expected="the Keras model that make_private was given; it has the same weights",
+            remedy="FederatedModel(model) with DPAggregator, or with compile(client_optimizer=DPOptimizer(...)).",
+        )
+    refuse_layers_on_parties(model, "Clients' work runs where the examples are, which no party takes part in.")
 
 
 def build(model: Any, element_spec: Any) -> None:

@@ -7,43 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
-from ..dp.observers import guarantee
+from ..dp.observers import PROBABILITY, figures, guarantee, mechanism_of_charges
 from ..errors import ConfigurationError
-from ..report.content import (
-    CLEAR,
-    CLIENT,
-    COHORT,
-    COORDINATOR,
-    LEVELS,
-    NOISY,
-    NOTHING,
-    RELEASE,
-    SHARES,
-    TOTALS,
-    Cost,
-    Protocol,
-    Sight,
-    Spending,
-    View,
-)
+from ..report.content import CLIENT, COHORT, COORDINATOR, RELEASE, Cost, Protocol, Spending
 from ..report.document import PrivacyReport
 from ..report.facts import now, series_of, versions
 from .aggregators.private import DPAggregator
 from .aggregators.secure import SecureAggregation
 from .budget import PrivacySpent
-from .exposure import FIT, Exposure
+from .exposure import FIT, PERSONALIZATION, Exposure
+from .sights import views_of, worst
 
 if TYPE_CHECKING:
     from .model import FederatedModel
 
-ITEMS = (
-    "examples",
-    "one client's update",
-    "who took part",
-    "mean update of a round",
-    "model of each round",
-    "figures of training",
-)
 _MASKS = Protocol(
     "Masked sums: each client adds two pads, each party takes off the sum of its own",
     (
@@ -76,6 +53,7 @@ _NOT_COVERED = (
     "what a client's host does with its own data",
     "evaluations of clients, whose totals are opened without noise",
     "validation figures, and choices made by them",
+    "what the weights had learnt before the rounds that are counted here",
 )
 
 
@@ -90,7 +68,8 @@ def report_of(fed: FederatedModel, delta: Optional[float] = None, accountant: st
     Raises:
         ConfigurationError: Nothing ran yet, or delta is not known.
     """
-    exposures = fed.exposures
+    # A fit that ended before its first round asked nothing of anybody.
+    exposures = [each for each in fed.exposures if each.rounds or each.what != FIT]
     if not exposures:
         raise ConfigurationError(
             "Nothing was trained or evaluated yet.",
@@ -106,10 +85,10 @@ def report_of(fed: FederatedModel, delta: Optional[float] = None, accountant: st
         kind="federated fit",
         model=str(fed.model.name),
         views=worst([views_of(each) for each in exposures]),
-        spendings=_spendings(fed, fits, delta, accountant),
+        spendings=_against_readers(_spendings(fed, fits, delta, accountant), exposures),
         protocols=tuple(protocols),
         simulated=tuple(dict.fromkeys(reason for each in exposures for reason in each.simulated)),
-        not_covered=_NOT_COVERED,
+        not_covered=(*_NOT_COVERED, *_also_not_covered(fed, exposures)),
         costs=_costs(exposures),
         series=series_of([fed.history], "round"),
         versions=versions(),
@@ -120,14 +99,15 @@ def report_of(fed: FederatedModel, delta: Optional[float] = None, accountant: st
 def _spendings(
     fed: FederatedModel, fits: Sequence[Exposure], delta: Optional[float], accountant: str
 ) -> tuple[Spending, ...]:
-    ran = [each for each in fits if each.rounds]
-    private = [each for each in ran if isinstance(each.aggregator, DPAggregator)]
-    local = [each for each in ran if each.local is not None]
+    private = [each.aggregator for each in fits if isinstance(each.aggregator, DPAggregator)]
+    local = [each for each in fits if each.local is not None]
     by_clients = bool(private) or fed.aggregator.private
     if not by_clients and not local:
         return ()
     if delta is None and by_clients:
         delta = fed.privacy_meter.delta
+    if delta is None:
+        delta = fed.epoch_meter.delta
     if delta is None:
         raise ConfigurationError(
             "delta is not known.", expected="the delta of epsilon, in (0, 1)", remedy="Call privacy_report(delta=...)."
@@ -136,38 +116,57 @@ def _spendings(
     if not by_clients:
         return examples
     spent = fed.privacy_meter.privacy_spent(delta, accountant)
-    if len(private) < len(ran):
+    if len(private) < len(fits):
         # What was learnt without noise stays in the weights.
         inf = math.inf
         spent = dataclasses.replace(spent, epsilon=inf, epsilon_cohort_seen=inf, epsilon_coordinator=inf)
-    return (*spendings_of(spent, mechanism_of(fed.aggregator)), *examples)
+    facts = mechanism_of_charges(fed.privacy_meter.ledger.charges_of(fed.privacy_meter))
+    return (*spendings_of(spent, {**facts, **mechanism_of(private)}), *examples)
 
 
 def _of_examples(fed: FederatedModel, fits: Sequence[Exposure], delta: float, accountant: str) -> tuple[Spending, ...]:
     """For one example of one client, whose steps were made private where its data is."""
     epsilon = fed.example_privacy_spent(delta, accountant)
-    apart = all(each.apart and each.stays_put for each in fits)
-    local = next(each.local for each in reversed(fits) if each.local is not None)
+    local = [each.local for each in fits if each.local is not None]
     facts = {
-        "noise multiplier": f"{local.noise_multiplier:.4g}",
-        "L2 norm clip": f"{local.l2_norm_clip:g}",
-        "expected batch": f"{local.expected_batch_size:g}",
+        "noise multiplier": figures(each.noise_multiplier for each in local),
+        "L2 norm clip": figures(each.l2_norm_clip for each in local),
+        "expected batch": figures(each.expected_batch_size for each in local),
         "counted": "local epochs of the client with the most of them",
     }
     found = guarantee(
-        fed.local_meter.charges(), delta, accountant, observer=COHORT, steps_are="local epochs", mechanism=facts
+        fed.epoch_meter.charges(), delta, accountant, observer=COHORT, steps_are="local epochs", mechanism=facts
     )
     found = dataclasses.replace(found, epsilon=epsilon, samplers=("unknown",))
-    at_coordinator = epsilon if apart else math.inf
-    return found, dataclasses.replace(found, observer=COORDINATOR, epsilon=at_coordinator)
+    return found, dataclasses.replace(found, observer=COORDINATOR)
+
+
+def _against_readers(found: tuple[Spending, ...], exposures: Sequence[Exposure]) -> tuple[Spending, ...]:
+    """No epsilon holds against a coordinator that could read examples, in an evaluation too."""
+    if not any(each.within_reach for each in exposures):
+        return found
+    return tuple(
+        dataclasses.replace(each, epsilon=math.inf) if each.observer == COORDINATOR else each for each in found
+    )
+
+
+def _also_not_covered(fed: FederatedModel, exposures: Sequence[Exposure]) -> list[str]:
+    found = []
+    if any(each.what == PERSONALIZATION for each in exposures):
+        found.append("personalized copies of the model, which are trained without noise")
+    if fed.rounds_elsewhere:
+        found.append(f"who saw what of {fed.rounds_elsewhere} rounds that checkpoints brought along")
+    return found
 
 
 def spendings_of(spent: PrivacySpent, mechanism: Mapping[str, Any]) -> tuple[Spending, ...]:
     """The three figures of user-level privacy."""
 
     def one(observer: str, epsilon: float, adjacency: str, samplers: tuple[str, ...]) -> Spending:
+        # To who sees whom sampling chose its probability is nothing.
+        facts = {name: each for name, each in mechanism.items() if observer == RELEASE or name != PROBABILITY}
         return Spending(CLIENT, observer, epsilon, spent.delta, adjacency, samplers, spent.accountant, spent.rounds,
-                        "rounds", mechanism)  # fmt: skip
+                        "rounds", facts)  # fmt: skip
 
     seen, unknown = spent.adjacency_cohort_seen, ("unknown",)
     return (
@@ -177,65 +176,13 @@ def spendings_of(spent: PrivacySpent, mechanism: Mapping[str, Any]) -> tuple[Spe
     )
 
 
-def views_of(exposure: Exposure) -> tuple[View, ...]:
-    """Who saw what of one fit, evaluation or personalization."""
-    trained = exposure.what == FIT
-    noisy = exposure.noisy_sums or exposure.noisy_updates
-    mean = (NOISY if noisy else TOTALS) if trained else NOTHING
-    update = (NOISY if exposure.noisy_updates else CLEAR) if trained else NOTHING
-    figures = NOTHING if trained and _silent(exposure) else TOTALS
-    if trained and exposure.hidden:
-        at_coordinator = (NOTHING, SHARES, CLEAR, mean, mean, figures)
-    else:
-        within = exposure.apart and exposure.stays_put
-        if trained and not within:
-            update = CLEAR
-        means = update if update in (NOTHING, NOISY) else TOTALS
-        at_coordinator = (NOTHING if within else CLEAR, update, CLEAR, means, mean, figures)
-    honest = "it sends workers this package's graphs only" if exposure.apart else ""
-    found = [
-        _view("coordinator", at_coordinator, honest),
-        _view("a client's host", (CLEAR, CLEAR if trained else NOTHING, CLEAR, mean, mean, CLEAR), notes={
-            "examples": "of its own clients", "one client's update": "of its own clients",
-            "who took part": "of its own clients", "figures of training": "of its own clients",
-        }),
-        _view("whoever gets the models", (NOTHING, NOTHING, NOTHING, mean, mean, NOTHING), "History is not handed on"),
-        _view("network", (NOTHING,) * 6, "TLS holds; sizes and times are seen" if exposure.apart else
-              "it ends at this host"),
-    ]  # fmt: skip
-    if trained and exposure.hidden:
-        party = (NOTHING, SHARES, CLEAR, NOTHING, NOTHING, NOTHING)
-        apart = "it does not pool what it sees with both others"
-        found[1:1] = [_view("party 0", party, apart), _view("party 1", party, apart)]
-    return tuple(found)
-
-
-def worst(found: Sequence[Sequence[View]]) -> tuple[View, ...]:
-    """For each adversary the most that it saw of anything."""
-    order = list(LEVELS)
-    merged: dict[str, View] = {}
-    for views in found:
-        for view in views:
-            known = merged.get(view.adversary)
-            if known is None:
-                merged[view.adversary] = view
-                continue
-            pairs = zip(known.sights, view.sights)
-            most = tuple(max(one, other, key=lambda sight: order.index(sight.level)) for one, other in pairs)
-            assumes = "; ".join(dict.fromkeys(text for text in (known.assumes, view.assumes) if text))
-            merged[view.adversary] = View(view.adversary, most, assumes)
-    return tuple(merged.values())
-
-
-def mechanism_of(aggregator: Any) -> dict[str, Any]:
-    """Facts on a private aggregator, for its guarantees."""
-    if not isinstance(aggregator, DPAggregator):
+def mechanism_of(aggregators: Sequence[DPAggregator]) -> dict[str, str]:
+    """Facts on private aggregators, for their guarantees."""
+    if not aggregators:
         return {}
-    noise = aggregator.noise_multiplier
     return {
-        "noise multiplier": "not set yet" if noise is None else f"{noise:.4g}",
-        "L2 norm clip": f"{aggregator.l2_norm_clip:g}",
-        "sums by": type(aggregator.inner).__name__,
+        "L2 norm clip": figures(each.l2_norm_clip for each in aggregators),
+        "sums by": " and ".join(dict.fromkeys(type(each.inner).__name__ for each in aggregators)),
     }
 
 
@@ -243,17 +190,6 @@ def _masked(aggregator: Any) -> bool:
     while aggregator is not None and not isinstance(aggregator, SecureAggregation):
         aggregator = getattr(aggregator, "inner", None)
     return aggregator is not None
-
-
-def _silent(exposure: Exposure) -> bool:
-    """The coordinator gets no figures of the clients' training."""
-    aggregator = exposure.aggregator
-    return exposure.local is not None or (aggregator is not None and (aggregator.hides_updates or aggregator.private))
-
-
-def _view(adversary: str, levels: Sequence[str], assumes: str = "", notes: Any = None) -> View:
-    sights = tuple(Sight(item, level, (notes or {}).get(item, "")) for item, level in zip(ITEMS, levels))
-    return View(adversary, sights, assumes)
 
 
 def _costs(exposures: Sequence[Exposure]) -> dict[str, Cost]:

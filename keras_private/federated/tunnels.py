@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import ssl
 import tempfile
 import threading
@@ -17,6 +18,9 @@ from ..errors import TransportError
 
 _CHUNK = 1 << 18
 CONNECT_SECONDS = 10.0
+_SILENT_SECONDS, _PROBE_SECONDS, _PROBES = 30, 10, 3
+"""After how long without a byte the other host is asked whether it is there, how often, and how many times. A host that
+was switched off, or a middlebox that forgot the connection, says nothing by itself."""
 
 
 class Tunnel:
@@ -66,6 +70,8 @@ class Tunnel:
                 return
             answers, there = await asyncio.wait_for(self._connect(), CONNECT_SECONDS)
             other = there
+            for each in (writer, there):
+                _ask_when_silent(each.get_extra_info("socket"))
             ways = [asyncio.ensure_future(_carry(reader, there)), asyncio.ensure_future(_carry(answers, writer))]
             _, left = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in left:
@@ -89,6 +95,22 @@ class Tunnel:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(end)
             self._thread.join(10)
+
+
+def _ask_when_silent(connection: Any) -> None:
+    """Has the system end a TCP connection whose other side is gone without a word."""
+    if connection is None or connection.family == socket.AF_UNIX:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _SILENT_SECONDS),
+        ("TCP_KEEPINTVL", _PROBE_SECONDS),
+        ("TCP_KEEPCNT", _PROBES),
+        # Bytes that nobody confirms, for which no question is sent: in milliseconds.
+        ("TCP_USER_TIMEOUT", 1000 * (_SILENT_SECONDS + _PROBE_SECONDS * _PROBES)),
+    ):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,11 +151,17 @@ class LinkToWorker:
             # Tried once at the start: what fails later could only be seen as a broken connection.
             try:
                 _, writer = await asyncio.wait_for(connect(), CONNECT_SECONDS)
-            except (OSError, ssl.SSLError, asyncio.TimeoutError) as error:
+            except ssl.SSLError as error:
+                raise TransportError(
+                    f"Who answers as the worker {name!r} at {host}:{port} is not who it should be: {error}",
+                    expected="a certificate of this name, of the same authority, in its time",
+                    remedy="Nothing was sent. Find out who listens there; issue certificates anew if they ended.",
+                ) from error
+            except (OSError, asyncio.TimeoutError) as error:
                 raise TransportError(
                     f"The worker {name!r} at {host}:{port} cannot be reached: {error or type(error).__name__}",
-                    expected="a worker with a certificate of this name, of the same authority",
-                    remedy="Start it with `keras-private worker`, and look at names and certificates.",
+                    expected="a worker that listens there",
+                    remedy="Start it with `keras-private worker`, and look at addresses and firewalls.",
                 ) from error
             writer.close()
             return await asyncio.start_unix_server(come, path, limit=_CHUNK)

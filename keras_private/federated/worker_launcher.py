@@ -1,10 +1,11 @@
 """Starts one worker, and is its only door. A script of the standard library alone, run as a process of its own.
 
-    python -I worker_launcher.py BINARY SOCKET PARENT CPUS
+    python -I worker_launcher.py BINARY SOCKET PARENT CPUS ALLOW_OPEN
 
 BINARY listens on all interfaces of its host, without asking who comes. So it gets a network of its own that has no
 interface but a loopback, and this process carries bytes between it and SOCKET, a Unix socket that only its user can
-reach. Where the system grants no such network, BINARY listens as it will; the first line of output says which.
+reach. Where the system grants no such network, BINARY is not started, unless ALLOW_OPEN is "1": then it listens as it
+will. The first line of output says which: "isolated" or "open" and BINARY's process id, or "refused".
 
 It ends, and the worker with it, when PARENT ends in whatever way, when standard input is closed, or when the worker
 ends.
@@ -50,14 +51,18 @@ def isolate() -> bool:
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(text)
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-            request = struct.pack("16sh", b"lo", 0)
-            flags = struct.unpack("16sh", fcntl.ioctl(handle, _GET_FLAGS, request))[1]
-            fcntl.ioctl(handle, _SET_FLAGS, struct.pack("16sh", b"lo", flags | _UP))
+        raise_loopback()
     except OSError as error:
         # The network is gone already, and without a loopback nothing can be reached.
         raise SystemExit(f"no loopback in the worker's network: {error}") from error
     return True
+
+
+def raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        request = struct.pack("16sh", b"lo", 0)
+        flags = struct.unpack("16sh", fcntl.ioctl(handle, _GET_FLAGS, request))[1]
+        fcntl.ioctl(handle, _SET_FLAGS, struct.pack("16sh", b"lo", flags | _UP))
 
 
 def free_port() -> int:
@@ -123,10 +128,13 @@ def connect(port: int, process: subprocess.Popen[bytes], seconds: float) -> sock
         return found
 
 
-def main(binary: str, path: str, parent: int, cpus: str) -> None:
+def main(binary: str, path: str, parent: int, cpus: str, allow_open: bool) -> None:
     # The terminal's interrupt is for the parent, which decides what becomes of the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     isolated = isolate()
+    if not isolated and not allow_open:
+        print("refused", flush=True)
+        return
     port = 10000 if isolated else free_port()
     process = start(binary, port, cpus)
 
@@ -170,4 +178,4 @@ def _serve(come: socket.socket, port: int, process: subprocess.Popen[bytes]) -> 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5] == "1")

@@ -9,13 +9,14 @@ import contextlib
 import math
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Union
 
-from .._backends import tff_runtime
 from ..errors import ConfigurationError, TransportError, WorkerError
-from .owned_worker import OwnedWorker
+from .owned_worker import LocalWorkers, OwnedWorker
 from .remote_worker import RemoteWorker, split
+from .worker_place import Place
 
 DEADLINE = 600.0
 """Seconds that a worker has for one computation."""
@@ -25,94 +26,6 @@ SHARE = 32
 """Clients of a share: what a worker holds at a time, and what its loss costs."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class _Place:
-    """One worker, started or started again when it is needed. It does one computation at a time."""
-
-    def __init__(self, at: Union[str, RemoteWorker, None] = None, cpus: Sequence[int] = ()) -> None:
-        self._at, self._cpus = at, cpus
-        self._worker: Optional[OwnedWorker] = None
-        self._link: Any = None
-        self._connection: Optional[tff_runtime.Connection] = None
-        self._turn, self._lock = threading.Lock(), threading.Lock()
-
-    @property
-    def name(self) -> str:
-        if self._at is None:
-            return f"local worker {self._worker.pid if self._worker else '(not started)'}"
-        return self._at if isinstance(self._at, str) else f"{self._at.name} at {self._at.address}"
-
-    @property
-    def worker(self) -> Optional[OwnedWorker]:
-        return self._worker
-
-    @property
-    def apart(self) -> bool:
-        """It is on another host."""
-        return isinstance(self._at, RemoteWorker) and split(self._at.address)[0] not in _LOOPBACK
-
-    def run(self, computation: Callable[..., Any], arguments: Sequence[Any], deadline: float) -> Any:
-        # Who waits for its turn has not begun: the deadline is of the work, and the worker may be another one then.
-        with self._turn:
-            return self._run(computation, arguments, deadline)
-
-    def _run(self, computation: Callable[..., Any], arguments: Sequence[Any], deadline: float) -> Any:
-        with self._lock:
-            connection, name = self._connected(), self.name
-        try:
-            return connection.run(computation, arguments, deadline)
-        except tff_runtime.LostWorker as error:
-            with self._lock:
-                self._drop(connection)
-            raise WorkerError(
-                f"{name} was lost in the middle of its work: {error}",
-                expected=f"an answer within {deadline:g} seconds",
-                remedy="Look at the worker's memory and log; run fit again from `initial_epoch`, or with more workers.",
-            ) from error
-        except tff_runtime.FailedWork as error:
-            raise WorkerError(
-                f"The work failed at {name}: {error}",
-                expected="a client's examples that its model and files can serve",
-                remedy="The message names the operation. Files of clients must be readable by the worker.",
-            ) from error
-        except Exception:
-            raise
-        except BaseException:
-            # An interrupt: the worker would go on with what nobody wants, and the next computation wait for it.
-            with self._lock:
-                self._drop(connection)
-            raise
-
-    def _connected(self) -> tff_runtime.Connection:
-        if self._worker is not None and not self._worker.alive and self._connection is not None:
-            self._drop(self._connection)
-        if self._connection is None:
-            if self._at is None:
-                self._worker = OwnedWorker(self._cpus)
-                target = self._worker.target
-            elif isinstance(self._at, str):
-                target = self._at
-            else:
-                self._link = self._at.link()
-                target = self._link.target
-            self._connection = tff_runtime.Connection(target)
-        return self._connection
-
-    def _drop(self, connection: tff_runtime.Connection) -> None:
-        if self._connection is not connection:
-            return
-        connection.close()
-        self._connection = None
-        for each in (self._worker, self._link):
-            if each is not None:
-                each.close()
-        self._worker = self._link = None
-
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                self._drop(self._connection)
 
 
 class Workers:
@@ -128,7 +41,7 @@ class Workers:
         names: Of the workers, for messages.
     """
 
-    def __init__(self, places: Sequence[_Place], deadline: float) -> None:
+    def __init__(self, places: Sequence[Place], deadline: float) -> None:
         self._places, self._deadline = list(places), deadline
 
     @property
@@ -144,6 +57,11 @@ class Workers:
     def owned(self) -> tuple[OwnedWorker, ...]:
         """Worker processes of this process that have been started."""
         return tuple(place.worker for place in self._places if place.worker is not None)
+
+    @property
+    def open(self) -> bool:
+        """A worker of this process, of those that have been started, can be reached by others than this user."""
+        return any(not worker.isolated for worker in self.owned)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -176,6 +94,9 @@ class Workers:
 
         Raises:
             WorkerError: A share could not be done.
+
+        Warns:
+            UserWarning: A worker failed, or could not prove its name, and its share was done again.
         """
         if not clients:
             return []
@@ -187,10 +108,11 @@ class Workers:
         failures: list[BaseException] = []
         attempts = collections.Counter[int]()
         most = max(ATTEMPTS, len(self._places))
-        tried: list[set[_Place]] = [set() for _ in shares]
+        tried: list[set[Place]] = [set() for _ in shares]
+        failed: dict[str, None] = {}
         lock = threading.Lock()
 
-        def next_of(place: _Place) -> Optional[int]:
+        def next_of(place: Place) -> Optional[int]:
             # A share goes to each worker before it goes to one again: a dead one fails faster than a live one works.
             with lock:
                 for index in waiting:
@@ -200,7 +122,7 @@ class Workers:
                         return index
             return None
 
-        def work(place: _Place) -> None:
+        def work(place: Place) -> None:
             while not failures:
                 index = next_of(place)
                 if index is None:
@@ -212,6 +134,7 @@ class Workers:
                     done[index] = place.run(computation, (sent, own), self._deadline)
                 except (WorkerError, TransportError) as error:
                     with lock:
+                        failed[error.problem] = None
                         attempts[index] += 1
                         if attempts[index] >= most:
                             failures.append(error)
@@ -238,6 +161,8 @@ class Workers:
                     self.close()
         if failures:
             raise failures[0]
+        for problem in failed:
+            warnings.warn(f"Some clients' work failed at one worker and was done again: {problem}", stacklevel=2)
         return [(share, done[index]) for index, share in enumerate(shares)]
 
     def close(self) -> None:
@@ -245,8 +170,8 @@ class Workers:
             place.close()
 
 
-Hosts = Union[None, int, Sequence[Union[str, RemoteWorker]], Workers]
-_kept: dict[int, _Place] = {}
+Hosts = Union[None, int, LocalWorkers, Sequence[Union[str, RemoteWorker]], Workers]
+_kept: dict[int, Place] = {}
 _kept_lock = threading.Lock()
 
 
@@ -256,8 +181,8 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> I
 
     Args:
         hosts: None for one process of this process, which later uses share and which ends with it; a number of
-            them, which end with this use; RemoteWorkers, or addresses "host:port" of this host; or Workers of another
-            use, which that one ends.
+            them or LocalWorkers, which end with this use; RemoteWorkers, or addresses "host:port" of this host; or
+            Workers of another use, which that one ends.
         deadline: Seconds for one computation, from when the worker begins it.
         pin: Give each of a number of local workers a core of its own.
 
@@ -281,31 +206,42 @@ def use(hosts: Hosts = None, deadline: float = DEADLINE, pin: bool = False) -> I
     if hosts is None:
         yield Workers([_shared()], deadline)
         return
-    if isinstance(hosts, bool) or not isinstance(hosts, (int, list, tuple)) or not hosts or _negative(hosts):
-        raise ConfigurationError(
-            f"workers is {hosts!r}.",
-            expected="None, a number of local processes, or a list of RemoteWorkers or addresses 'host:port'",
-            remedy="Leave it out for one local process.",
-        )
-    if isinstance(hosts, int):
-        cores = sorted(os.sched_getaffinity(0)) if pin else []
-        places = [_Place(cpus=cores[n % len(cores) :][:1] if pin else ()) for n in range(hosts)]
-    else:
-        places = [_Place(_checked(address)) for address in hosts]
-    found = Workers(places, deadline)
+    found = Workers(_places(hosts, pin), deadline)
     try:
+        if isinstance(hosts, LocalWorkers) and hosts.allow_open:
+            # Now, so that whether they are open is known before they get anything.
+            for place in found._places:
+                place.start()
         yield found
     finally:
         found.close()
 
 
-def _shared() -> _Place:
+def _places(hosts: Any, pin: bool) -> list[Place]:
+    local = LocalWorkers(hosts) if isinstance(hosts, int) and not isinstance(hosts, bool) and hosts > 0 else hosts
+    if isinstance(local, LocalWorkers):
+        cores = sorted(os.sched_getaffinity(0)) if pin else []
+        return [
+            Place(cpus=cores[n % len(cores) :][:1] if pin else (), allow_open=local.allow_open)
+            for n in range(local.count)
+        ]
+    if not isinstance(hosts, (list, tuple)) or not hosts:
+        raise ConfigurationError(
+            f"workers is {hosts!r}.",
+            expected="None, a number of local processes, LocalWorkers, or a list of RemoteWorkers or addresses "
+            "'host:port'",
+            remedy="Leave it out for one local process.",
+        )
+    return [Place(_checked(address)) for address in hosts]
+
+
+def _shared() -> Place:
     with _kept_lock:
         # A forked process has its own: a connection does not survive a fork.
         own = os.getpid()
         if own not in _kept:
             _kept.clear()
-            _kept[own] = _Place()
+            _kept[own] = Place()
         return _kept[own]
 
 
@@ -325,10 +261,6 @@ def _unlock() -> None:
 
 os.register_at_fork(after_in_child=_unlock)
 atexit.register(close)
-
-
-def _negative(hosts: Any) -> bool:
-    return isinstance(hosts, int) and hosts < 1
 
 
 def _checked(given: Any) -> Union[str, RemoteWorker]:

@@ -18,7 +18,8 @@ from keras_private.dp import epsilon as epsilon_of
 from keras_private.errors import BackendError, ConfigurationError, UnsupportedModelError, WorkerError
 from keras_private.federated import DPAggregator
 from keras_private.federated.local_privacy import LocalMeter, LocalPrivacy
-from keras_private.federated.workers import Workers, _Place
+from keras_private.federated.worker_place import Place
+from keras_private.federated.workers import Workers
 from keras_private.random import secure_source
 from keras_private.report.content import CLEAR, CLIENT, COHORT, COORDINATOR, EXAMPLE, NOISY
 from tests.federated.test_model import LOSS, K, dense, examples
@@ -165,7 +166,7 @@ def test_both_units_at_once():
     assert all(math.isfinite(each.epsilon) for each in report.spendings if each.observer != COORDINATOR)
 
 
-class Flaky(_Place):
+class Flaky(Place):
     """Is lost at its first call."""
 
     calls = 0

@@ -23,15 +23,16 @@ from keras_private.federated.aggregators.masking import keys, pads
 from keras_private.federated.aggregators.masking.journal import Journal
 from keras_private.federated.aggregators.masking.parties import PadParty, Request, simulated_parties
 from keras_private.random import secure_source
+from keras_private.random.portable import PortableSource
 
 SESSION = bytes(range(16))
 
 
 def of_openssl(key: bytes, session: bytes, number: int, nonce: bytes, words: int) -> np.ndarray:
     """The same pad by another implementation; its 16 bytes are counter and nonce, as in RFC 8439."""
-    for each in (session, struct.pack("<q", number) + b"round\0\0\0", nonce):
+    for each in (session, struct.pack("<q", number) + nonce[:4] + b"rnd\0"):
         key = Cipher(ChaCha20(key, each), None).encryptor().update(bytes(32))
-    stream = Cipher(ChaCha20(key, bytes(16)), None).encryptor().update(bytes(8 * words))
+    stream = Cipher(ChaCha20(key, bytes(4) + nonce[4:]), None).encryptor().update(bytes(8 * words))
     return np.frombuffer(stream, "<i8")
 
 
@@ -42,13 +43,32 @@ def tensor(value: bytes) -> tf.Tensor:
 @pytest.mark.parametrize("source", ["stock", "best"])
 @pytest.mark.parametrize("words", [1, 7, 8, 1000])
 def test_pads_are_chacha20_as_openssl_has_it(source, words):
-    found = pads.client_source() if source == "stock" else secure_source()
+    found = PortableSource(stock_ops_only=True) if source == "stock" else secure_source()
     draw = np.random.default_rng(words)
     for _ in range(3):
         key, session, nonce = draw.bytes(32), draw.bytes(16), draw.bytes(16)
         number = int(draw.integers(0, 2**40))
         pad = pads.pad(found, tensor(key), tensor(session), number, tensor(nonce), words)
         np.testing.assert_array_equal(pad, of_openssl(key, session, number, nonce, words))
+
+
+@pytest.mark.parametrize("words", [1, 9, 16384, 16385, 50000])
+def test_what_a_client_adds_is_the_sum_of_its_pads_as_openssl_has_them(words):
+    """More than one pass over the blocks included, and a graph whose inputs come when it runs."""
+    draw = np.random.default_rng(words)
+
+    @tf.function(autograph=False)
+    def added(own, session, number, nonce):
+        return pads.sum_of_pads(own, session, number, nonce, words)
+
+    for _ in range(2):
+        own, session, nonce = [draw.bytes(32) for _ in range(2)], draw.bytes(16), draw.bytes(16)
+        number = int(draw.integers(0, 2**62))
+        found = added(tf.stack([tensor(key) for key in own]), tensor(session), tf.constant(number, tf.int64),
+                      tensor(nonce))  # fmt: skip
+        with np.errstate(over="ignore"):
+            expected = sum(of_openssl(key, session, number, nonce, words) for key in own)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_every_part_of_the_name_changes_the_pad():
@@ -58,12 +78,12 @@ def test_every_part_of_the_name_changes_the_pad():
         (b"K" + b"k" * 31, *base[1:]),
         (base[0], b"x" + SESSION[1:], *base[2:]),
         (*base[:2], 6, base[3]),
-        (*base[:3], b"n" * 15 + b"N"),
+        *((*base[:3], b"n" * at + b"N" + b"n" * (15 - at)) for at in range(16)),
     ]
     found = [
         pads.pad(source, tensor(k), tensor(s), n, tensor(o), 50).numpy().tobytes() for k, s, n, o in [base, *others]
     ]
-    assert len(set(found)) == 5
+    assert len(set(found)) == 20
 
 
 def test_two_runs_of_one_graph_draw_two_nonces():
@@ -75,6 +95,18 @@ def test_two_runs_of_one_graph_draw_two_nonces():
 def test_hexadecimal_digits():
     text = os.urandom(16).hex()
     assert bytes(pads.bytes_of(tf.constant(text)).numpy()) == bytes.fromhex(text)
+    # Nothing else names a session: two texts for one would be two names for one pad.
+    for other in (text[:-1], text + "0", text[:-1] + "G", text[:-1] + "A", " " + text[1:], text[:-1] + "\0", ""):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="32 hexadecimal digits"):
+            pads.bytes_of(tf.constant(other))
+
+
+def test_other_text_names_no_session_where_assertions_were_stripped(monkeypatch):
+    monkeypatch.setattr(tf.debugging, "Assert", lambda *_: None)
+    text = os.urandom(16).hex()
+    assert bytes(pads.bytes_of(tf.constant(text)).numpy()) == bytes.fromhex(text)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pads.bytes_of(tf.constant(text[:-1] + "G"))
 
 
 def test_key_files(tmp_path):
@@ -280,6 +312,62 @@ def test_an_altered_journal_is_refused(tmp_path, damage):
     path.write_bytes(b"".join(lines))
     with pytest.raises(LedgerError, match="was altered"):
         Journal(path)
+
+
+def written(path, rounds=3, head=None):
+    journal = Journal(path, head)
+    for number in range(rounds):
+        journal.record(SESSION.hex(), number, [bytes([number]) * 16])
+    journal.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("left", [0, 1, 2, None])
+def test_a_journal_from_which_whole_lines_were_cut_is_refused(tmp_path, left, elsewhere):
+    path, head = tmp_path / "journal", None
+    if elsewhere:
+        (tmp_path / "disk").mkdir()
+        head = tmp_path / "disk" / "head"
+    lines = written(path, head=head)
+    assert (head or tmp_path / "journal.head").stat().st_mode & 0o777 == 0o600
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(lines[:left]))
+    with pytest.raises(LedgerError, match=r"was altered: .*head knows of 3 answers"):
+        Journal(path, head)
+    path.write_bytes(b"".join(lines))
+    Journal(path, head).close()
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "is missing"), ("3", "damaged"), ("3 abc", "knows of 3")])
+def test_a_journal_whose_head_is_gone_or_another_is_refused(tmp_path, content, message):
+    path = tmp_path / "journal"
+    written(path)
+    head = tmp_path / "journal.head"
+    head.unlink() if content is None else head.write_text(content)
+    with pytest.raises(LedgerError, match=message):
+        Journal(path)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_kill_between_a_line_and_the_head_keeps_the_line(tmp_path, monkeypatch, rounds):
+    path = tmp_path / "journal"
+    written(path, rounds)
+    journal = Journal(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_write_head", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            journal.record(SESSION.hex(), 7, [b"n" * 16])
+    with pytest.raises(OSError, match="start the party again"):
+        journal.record(SESSION.hex(), 8, [b"m" * 16])
+    journal.close()
+    again = Journal(path)
+    assert again.has_round(SESSION.hex(), 7) and again.has_nonce(b"n" * 16) and not again.has_round(SESSION.hex(), 8)
+    again.record(SESSION.hex(), 8, [b"m" * 16])
+    again.close()
+    Journal(path).close()
 
 
 def test_an_unfinished_line_is_dropped(tmp_path):

@@ -106,6 +106,7 @@ def test_the_algorithms_are_those_of_tensorflow_federated(tff_rounds):
     for algorithm, name, server in (
         ("fedavg", "build_weighted_fed_avg", "adam"),
         ("fedavg", "build_weighted_fed_avg", "yogi"),
+        ("fedavg", "build_weighted_fed_avg", "adagrad"),
         ("mimelite", "build_weighted_mime_lite", "sgd"),
         ("fedsgd", "build_fed_sgd", "sgd"),
     ):
@@ -160,6 +161,7 @@ def tff_rounds():
         servers = {
             "sgd": lambda: optimizers.build_sgdm(1.0),
             "adam": lambda: optimizers.build_adam(0.01, 0.9, 0.99, 1e-3),
+            "adagrad": lambda: optimizers.build_adagrad(0.1, 0.1, 1e-3),
             "yogi": lambda: optimizers.build_yogi(0.01, 0.9, 0.999, 1e-3, 1e-6),
         }
         if name == "build_weighted_mime_lite":

@@ -24,7 +24,8 @@ from keras_private.errors import AggregationError, OverflowPreflightError, Priva
 from keras_private.federated import DPAggregator
 from keras_private.federated.aggregators.base import Cohort
 from keras_private.federated.aggregators.masking.parties import PadParty
-from keras_private.federated.pad_service import messages
+from keras_private.federated.pad_service import messages, remote
+from keras_private.federated.pad_service.config import PARTIES
 from tests.federated.aggregating import reports_of
 from tests.federated.pad_processes import NAMES, ROOT, answers, environment, request
 
@@ -66,8 +67,18 @@ def test_noise_comes_from_both(hosts):
         answers(hosts.parties(), request(noise=5.0))
 
 
+def test_the_coordinator_can_ask_for_how_few_clients_a_party_answers(hosts):
+    assert [party.min_clients for party in hosts.parties()] == [2, 2]
+
+
 class TestSimulated:
-    def test_parties_apart_are_none_and_what_this_process_could_read_is(self, hosts, tmp_path):
+    def test_parties_of_this_machine_are_one(self, hosts, tmp_path):
+        here = kp.SecureAggregation(parties=hosts.parties(), keys=tmp_path / "elsewhere").description()
+        assert here["simulated"] == [f"{name} is on this machine, at 127.0.0.1" for name in PARTIES]
+        assert here["protects_from"] == []
+
+    def test_parties_apart_are_none_and_what_this_process_could_read_is(self, hosts, tmp_path, monkeypatch):
+        monkeypatch.setattr(remote, "this_machine", lambda host: False)
         aggregator = kp.SecureAggregation(parties=hosts.parties(), keys=tmp_path / "elsewhere")
         assert aggregator.description()["simulated"] == [] and aggregator.description()["protects_from"]
         keys = hosts.folder / "host-clients" / "clients"
@@ -84,7 +95,8 @@ class TestSimulated:
         around = DPAggregator(aggregator, noise_multiplier=1.0).description()
         assert around["simulated"] == [] and around["protects_from"]
 
-    def test_parties_in_this_process_are_whoever_made_them(self, hosts, tmp_path):
+    def test_parties_in_this_process_are_whoever_made_them(self, hosts, tmp_path, monkeypatch):
+        monkeypatch.setattr(remote, "this_machine", lambda host: False)
         one = PadParty(0, b"m" * 32, b"b" * 32, journal=None)
         mixed = kp.SecureAggregation(parties=(one, hosts.parties()[1]), keys=tmp_path).description()
         assert mixed["simulated"] == ["party 0 and its master key are in this process"]

@@ -102,10 +102,10 @@ def test_one_that_is_stopped_ends_a_call_at_its_deadline(hosts):
         np.testing.assert_array_equal(found, hosts.expected(asked, index))
 
 
-def start_refused(hosts, *arguments):
-    # Before anything that takes seconds.
+def start_refused(hosts, *arguments, seconds=30):
+    # By default before anything that takes seconds.
     done = subprocess.run(
-        command("pads", "party", *arguments), env=environment(), capture_output=True, text=True, timeout=30
+        command("pads", "party", *arguments), env=environment(), capture_output=True, text=True, timeout=seconds
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     return done.stderr
@@ -116,6 +116,13 @@ def test_one_that_cannot_start_says_why(hosts, tmp_path):
     issue(hosts.folder / "host-authority" / "authority", "party0", tmp_path / "old", days=-1)
     assert "holds from" in start_refused(hosts, "--name", "party0", "--config", config, "--folder", tmp_path / "old")
     assert "no party" in start_refused(hosts, "--name", "coordinator", "--config", config)
+
+
+def test_one_whose_journal_was_cut_does_not_start(hosts, tmp_path):
+    (tmp_path / "head").write_text("3 abc\n")
+    arguments = ("--name", "party0", "--config", hosts.folder / "host-party0" / "pads.json")
+    cut = ("--journal", tmp_path / "journal", "--head", tmp_path / "head")
+    assert "knows of 3 answers" in start_refused(hosts, *arguments, *cut, seconds=300)
 
 
 def test_one_ends_when_it_is_told_to(hosts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import signal
 import socket
@@ -183,8 +184,52 @@ def test_a_worker_that_cannot_prove_its_name_gets_nothing(pki, served, tmp_path)
     authority(tmp_path / "authority")
     issue(tmp_path / "authority", "owner", tmp_path / "owner")
     foreign = [RemoteWorker("hospital", served, tmp_path / "owner")]
-    with workers.use(foreign) as found, pytest.raises(TransportError, match="cannot be reached"):
+    with workers.use(foreign) as found, pytest.raises(TransportError, match="is not who it should be"):
         found.run(_one())
+
+
+def test_an_impostor_among_others_gets_nothing_and_does_not_go_unnoticed(pki, served):
+    clients = {str(index): examples(5 + index, index) for index in range(workers.SHARE + 1)}
+    here = OwnedWorker()
+    honest, impostor = Wire(lambda: door_of(here)), served.rsplit(":", 1)
+    watched = Wire(lambda: socket.create_connection((impostor[0], int(impostor[1]))))
+    try:
+        with pytest.warns(UserWarning, match=r"was done again: Who answers as the worker 'clinic'"):
+            found = fitted(clients, [RemoteWorker("clinic", watched.address, pki / "owner"), honest.address])
+    finally:
+        here.close()
+        honest.close()
+        watched.close()
+    assert difference(found, fitted(clients, None)) < 1e-6
+    assert len(b"".join(watched.carried)) < 20_000, "handshakes alone"
+
+
+def test_a_silent_connection_is_asked_whether_it_is_still_there(pki, served):
+    """On both sides of a tunnel: a host that was switched off says nothing."""
+    link = RemoteWorker("hospital", served, pki / "owner").link()
+    port = int(served.rsplit(":", 1)[1])
+    try:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.connect(link.target.split(":", 1)[1])
+            until, found = time.monotonic() + 20, []
+            while len(found) < 2 and time.monotonic() < until:
+                time.sleep(0.1)
+                found = timers(port)
+    finally:
+        link.close()
+    # 2 is the timer of a connection that is asked, and 30 seconds the wait for the first question.
+    assert len(found) == 2 and all(kind == 2 and 0 < left <= 30 for kind, left in found), found
+
+
+def timers(port: int) -> list[tuple[int, float]]:
+    """Kind and seconds left of the timers of both ends of connections to a port of loopback."""
+    found = []
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, _, timer, *_ = line.split()
+        kind, left = timer.split(":")
+        if state == "01" and f"{port:04X}" in (local.split(":")[1], remote.split(":")[1]):
+            found.append((int(kind, 16), int(left, 16) / os.sysconf("SC_CLK_TCK")))
+    return found
 
 
 def test_a_stranger_without_a_certificate_is_not_served(served):

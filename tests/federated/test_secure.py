@@ -15,6 +15,7 @@ from scipy import stats
 import keras_private as kp
 from keras_private.errors import AggregationError, ConfigurationError, OverflowPreflightError
 from keras_private.federated import DPAggregator, Mean
+from keras_private.federated.aggregators import secure as secure_aggregation
 from keras_private.federated.aggregators.base import Cohort, Noise, Place, Reports, Round
 from keras_private.federated.aggregators.masking import keys, parties
 from keras_private.random import CELLS_PER_SIGMA
@@ -276,6 +277,28 @@ def test_noise_that_cannot_be_is_refused_before_the_first_round():
             fed.fit(clients, epochs=1, clients_per_round=chosen, verbose=0)
         assert fed.rounds_done == 0
         assert int(fed.privacy_meter.steps_done) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.floats(0.0, 1.0), st.integers(2, 400))
+def test_the_chance_of_a_round_below_the_minimum_is_that_of_scipy(population, share, least):
+    cohort = Cohort(max(share * population, 0.1), population, population, False)
+    expected = stats.binom.cdf(least - 1, population, min(cohort.expected / population, 1.0))
+    np.testing.assert_allclose(secure_aggregation.too_few(cohort, least), expected, rtol=1e-6, atol=1e-14)
+
+
+def test_rounds_below_what_a_party_asks_for_are_refused_before_the_first_one(tmp_path):
+    """A party may ask for more clients than the aggregator."""
+    cohort = Cohort(30.0, 40, 40, False, tuple(f"client{index}" for index in range(40)))
+    for least, refused in ((2, False), (25, True)):
+        both = [parties.PadParty(n, b"m" * 32, b"b" * 32, least, journal=None) for n in (0, 1)]
+        aggregator = kp.SecureAggregation(parties=both, keys=tmp_path)
+        private = DPAggregator(aggregator, l2_norm_clip=1.0, noise_multiplier=1.0)
+        if not refused:
+            private.prepare(10, cohort)
+            continue
+        with pytest.raises(ConfigurationError, match="fewer than 25 clients"):
+            private.prepare(10, cohort)
 
 
 def test_nothing_is_left_behind():

@@ -19,7 +19,7 @@ import pytest
 from keras_private._backends import tff_learning
 from keras_private.errors import ConfigurationError, WorkerError
 from keras_private.federated import workers
-from keras_private.federated.owned_worker import OwnedWorker
+from keras_private.federated.owned_worker import LocalWorkers, OwnedWorker
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -384,9 +384,57 @@ def test_a_dead_address_does_not_fail_what_a_live_worker_can_do(doubled, order):
         relay = Relay(live.target)
         stack.callback(relay.close)
         found = stack.enter_context(workers.use([nobody(), relay.address][::order]))
-        done = found.spread(doubled, np.zeros(3, np.int64), many)
+        with pytest.warns(UserWarning, match=r"was done again: 127\.0\.0\.1:\d+ was lost"):
+            done = found.spread(doubled, np.zeros(3, np.int64), many)
     assert sorted(position for share, _ in done for position in share) == list(range(len(many)))
     np.testing.assert_array_equal(sum(result[0] for _, result in done), np.sum(many, 0) * 2)
+
+
+WITHOUT_NAMESPACES = """
+import sys
+import numpy as np
+import keras_private as kp
+from keras_private.errors import ConfigurationError
+from keras_private.federated import LocalWorkers
+from keras_private.federated.worker_launcher import raise_loopback
+from tests.federated.test_model import LOSS, dense, examples
+
+raise_loopback()
+fed = kp.FederatedModel(dense())
+fed.compile("sgd", loss=LOSS)
+for hosts in (None, 2, LocalWorkers(1)):
+    try:
+        fed.fit({"anna": examples(6)}, epochs=1, verbose=0, workers=hosts)
+    except ConfigurationError as error:
+        print("refused:", error.problem[:46], flush=True)
+fed.fit({"anna": examples(6)}, epochs=1, verbose=0, workers=LocalWorkers(allow_open=True))
+print(fed.exposures[-1].open, fed.rounds_done, flush=True)
+network = next(view for view in fed.privacy_report().views if view.adversary == "network")
+print({sight.level for sight in network.sights}, network.sights[0].note, flush=True)
+"""
+
+
+def test_where_no_network_of_its_own_is_granted_no_worker_starts_unless_that_is_allowed():
+    # A network of the test's own, since the worker will be open in it; and no other may be made from there.
+    command = ["unshare", "-Urn", "sh", "-c", 'echo 0 > /proc/sys/user/max_net_namespaces && exec "$@"', "sh"]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody forbid network namespaces")
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [*command, sys.executable, "-W", "ignore", "-c", WITHOUT_NAMESPACES],
+        capture_output=True, text=True, timeout=300, cwd=root,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["refused: This system grants the worker no network of it"] * 3, done.stderr
+    assert lines[3] == "True 1"
+    assert lines[4] == "{'clear'} a worker listened on all interfaces and ran whatever anybody sent"
+
+
+def test_an_isolated_worker_is_not_open_though_it_may_be():
+    with workers.use(LocalWorkers(allow_open=True)) as found:
+        if not found.owned[0].isolated:
+            pytest.skip("this system grants no network of its own")
+        assert not found.open
 
 
 def test_no_clients_are_no_shares(doubled):
@@ -505,10 +553,16 @@ def test_a_remote_worker_that_is_not_there():
         found.run(_nothing())
 
 
-@pytest.mark.parametrize("hosts", [0, -1, True, [], "127.0.0.1:80", ["nowhere"], 1.5])
+@pytest.mark.parametrize("hosts", [0, -1, True, False, [], "127.0.0.1:80", ["nowhere"], 1.5])
 def test_workers_that_cannot_be(hosts):
     with pytest.raises(ConfigurationError, match="worker"), workers.use(hosts):
         pass
+
+
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"count": True}, {"count": 1.5}, {"allow_open": "yes"}])
+def test_local_workers_that_cannot_be(arguments):
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        LocalWorkers(**arguments)
 
 
 def test_a_link_to_another_host_is_refused():

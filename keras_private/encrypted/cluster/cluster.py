@@ -209,6 +209,19 @@ class Cluster:
         return f"<Cluster {places}{', processes of this machine' if self.simulated else ''}>"
 
 
+def require_cluster(cluster: Any) -> None:
+    """
+    Raises:
+        ConfigurationError: It is no Cluster; the two parties of secure aggregation are none.
+    """
+    if not isinstance(cluster, Cluster):
+        raise ConfigurationError(
+            f"cluster is a {type(cluster).__name__}",
+            expected="a Cluster, whose three parties compute on shares",
+            remedy="use Cluster.local(), or Cluster.load of the file that `keras-private cluster init` made",
+        )
+
+
 def at_all(parties: Sequence[str], work: Callable[[str], Result]) -> list[Result]:
     """The same work at every party, at once; of several errors the first party's is raised, after all have ended."""
     with ThreadPoolExecutor(len(parties)) as pool:

@@ -29,8 +29,8 @@ _PASSING = (
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
 )
-"""Errors of accept after which the next connection may come: the first four for want of room, the others of a connection
-that was gone before it was taken (accept(2))."""
+"""Errors of accept after which the next connection may come: the first four for want of room, the others of one that
+was gone before it was taken (accept(2))."""
 _PAUSE_SECONDS = 0.1
 
 

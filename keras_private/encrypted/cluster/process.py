@@ -12,9 +12,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from keras_private.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from keras_private.encrypted.cluster.config import Address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +45,9 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code: 2 when the party cannot start.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    place = begin(options)
     # A thread that waits for a frame shall not wait for the interpreter as well.
     sys.setswitchinterval(1e-4)
-    place = pathlib.Path(options.config)
-    if options.while_input:
-        end_with_owner(place.parent if options.temporary else None)
     from keras_private.encrypted.cluster.certificates import Identity
     from keras_private.encrypted.cluster.config import ClusterConfig
     from keras_private.encrypted.cluster.party import Party
@@ -61,14 +60,50 @@ def run(options: argparse.Namespace) -> int:
     except PrivacyError as error:
         print(f"keras-private party: {error}", file=sys.stderr)
         return 2
+    serve(party, party.close, config.party(options.name), announce=not options.while_input)
+    return 0
+
+
+class Serving(Protocol):
+    """What a party's process holds."""
+
+    def serve(self) -> None:
+        """Until it is stopped or closed."""
+
+    def close(self) -> None:
+        """Gives everything back; also after it was stopped."""
+
+
+def begin(options: argparse.Namespace) -> pathlib.Path:
+    """Sets what concerns the whole process: what it logs, and that it ends with the one that started it.
+
+    Returns:
+        The configuration's path.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    place = pathlib.Path(options.config)
+    if options.while_input:
+        end_with_owner(place.parent if options.temporary else None)
+    return place
+
+
+def serve(party: Serving, stop: Callable[[], None], address: Address, announce: bool) -> None:
+    """Serves until a signal, and closes.
+
+    Args:
+        party: That serves.
+        stop: Called by the handler of SIGTERM and SIGINT.
+        address: The party's.
+        announce: Whether to say that it serves.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: party.close())
-    if not options.while_input:
-        found = config.party(options.name)
-        print(f"{options.name} serves at {found.host}:{found.port}", flush=True)
+        signal.signal(number, lambda *_: stop())
+    if announce:
+        print(f"{address.name} serves at {address.host}:{address.port}", flush=True)
     party.serve()
     party.close()
-    return 0
 
 
 def end_with_owner(temporary: pathlib.Path | None) -> None:

@@ -61,8 +61,13 @@ class DPAggregator(Aggregator):
     ) -> None:
         inner = Mean(weighted=False) if inner is None else inner
         if not isinstance(inner, Aggregator) or inner.lists_updates or inner.private:
+            reason = "it is no aggregator"
+            if isinstance(inner, Aggregator):
+                reason = "it has no sum that noise could be added to"
+                if inner.private:
+                    reason = "it adds noise already, and rounds would be charged once for two mechanisms"
             raise ConfigurationError(
-                f"inner is {inner if not isinstance(inner, Aggregator) else type(inner).__name__}.",
+                f"inner is {type(inner).__name__ if isinstance(inner, Aggregator) else inner}: {reason}.",
                 expected="one that sums updates: Mean, SecureAggregation, or Zeroing(l2_norm_bound=...) around one",
                 remedy="Choose one of these.",
             )

@@ -82,6 +82,13 @@ class SecureAggregation(Aggregator):
         parties: Optional[Sequence[Party]] = None,
         keys: Any = None,
     ) -> None:
+        if isinstance(min_clients, Aggregator):
+            raise ConfigurationError(
+                f"{type(min_clients).__name__} was given to SecureAggregation, which opens a sum and nothing else.",
+                expected="no aggregator inside",
+                remedy="DPAggregator(SecureAggregation()) and Zeroing(SecureAggregation(), l2_norm_bound=...) go "
+                "around it. Trimmed, Median and Zeroing by a quantile read every update, which is what it hides.",
+            )
         require(is_whole(min_clients) and min_clients >= 2, "min_clients", min_clients, "a whole number, at least 2")
         require(_positive(bound), "bound", bound, "a positive number")
         require(_positive(max_weight) and max_weight >= 1, "max_weight", max_weight, "a number, at least 1")
@@ -92,7 +99,8 @@ class SecureAggregation(Aggregator):
             "a whole number, 1 to 50",
         )
         require((parties is None) == (keys is None), "keys", keys, "a folder with `parties`, None without")
-        require(parties is None or len(parties) == 2, "parties", parties, "party 0 and party 1")
+        two = isinstance(parties, (tuple, list)) and len(parties) == 2
+        require(parties is None or two, "parties", parties, "party 0 and party 1, of pad_parties or local_pad_parties")
         self.weighted = bool(weighted)
         self._min_clients, self._bound, self._max_weight = min_clients, float(bound), float(max_weight)
         self._fraction_bits = fraction_bits
@@ -163,10 +171,10 @@ class SecureAggregation(Aggregator):
             ],
             axis=0,
         )
-        source, nonce, session = pads.client_source(), pads.fresh_nonce(), pads.bytes_of(place.session)
-        for party in range(keys.PARTIES):
-            path = tf.strings.join([f"{self._folder}/", place.client, keys.suffix(party)])
-            words += pads.pad(source, pads.read_key(path), session, place.round, nonce, dimension + _TAIL)
+        nonce, session = pads.fresh_nonce(), pads.bytes_of(place.session)
+        paths = (tf.strings.join([f"{self._folder}/", place.client, keys.suffix(n)]) for n in range(keys.PARTIES))
+        own = tf.stack([pads.read_key(path) for path in paths])
+        words += pads.sum_of_pads(own, session, place.round, nonce, dimension + _TAIL)
         return {"masked": words}, {"nonce": tf.cast(nonce, tf.int32)}
 
     def total(self, reports: Reports, round: Round, noise: Optional[Noise] = None) -> Total:
@@ -210,10 +218,12 @@ class SecureAggregation(Aggregator):
             return
         multiple_of(stddev)
         if not cohort.fixed:
-            refused = too_few(cohort, self._min_clients)
+            # A party may ask for more than this aggregator.
+            least = max([self._min_clients, *(getattr(party, "min_clients", 0) for party in self._parties or ())])
+            refused = too_few(cohort, least)
             if refused > _REFUSED:
                 raise ConfigurationError(
-                    f"Of the rounds, {refused:.1e} would have fewer than {self._min_clients} clients and end the fit, "
+                    f"Of the rounds, {refused:.1e} would have fewer than {least} clients and end the fit, "
                     "which tells of who is there.",
                     expected=f"at most {_REFUSED:g}",
                     remedy="Raise clients_per_round.",
@@ -262,7 +272,14 @@ class SecureAggregation(Aggregator):
 def too_few(cohort: Cohort, least: int) -> float:
     """Probability that a round of Poisson sampling has fewer clients."""
     n, q = cohort.population, min(cohort.expected / cohort.population, 1.0)
-    return sum(math.comb(n, k) * q**k * (1.0 - q) ** (n - k) for k in range(least))
+    if q == 1.0:
+        return float(n < least)
+
+    def logarithm(k: int) -> float:
+        choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        return choices + k * math.log(q) + (n - k) * math.log1p(-q)
+
+    return min(math.fsum(math.exp(logarithm(k)) for k in range(min(least, n + 1))), 1.0)
 
 
 def _positive(value: Any) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import pathlib
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from ...encrypted.cluster.process import begin, serve
 from ...errors import ConfigurationError, PrivacyError
 
 _BETWEEN_BYTES = 32
@@ -25,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="pads.json")
     parser.add_argument("--folder", help="with its certificate and keys; by default its name's, beside pads.json")
     parser.add_argument("--journal", help="what it has answered; by default `journal` in its folder")
+    parser.add_argument("--head", help="notices a cut journal, best on another disk; by default beside it")
     parser.add_argument("--min-clients", type=int, help="answer for no fewer; by default what pads.json says")
     parser.add_argument("--min-noise", type=float, default=0.0, help="answer with no less, in units of the ring")
     for hidden in ("--socket", "--between"):
@@ -46,26 +46,13 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code: 2 when the party cannot start.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    place = pathlib.Path(options.config)
-    if options.while_input:
-        from ...encrypted.cluster.process import end_with_owner
-
-        end_with_owner(place.parent if options.temporary else None)
+    place = begin(options)
     try:
         service = _service(options, place)
     except PrivacyError as error:
         print(f"keras-private pads party: {error}", file=sys.stderr)
         return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    if not options.while_input:
-        found = service.config.party(options.name)
-        print(f"{options.name} serves at {found.host}:{found.port}", flush=True)
-    service.serve()
-    service.close()
+    serve(service, service.stop, service.config.party(options.name), announce=not options.while_input)
     return 0
 
 
@@ -94,7 +81,9 @@ def _service(options: argparse.Namespace, place: pathlib.Path) -> Any:
     from ..aggregators.masking.parties import PadParty
     from .service import PadService
 
-    party = PadParty(index, master, between, least, journal=journal, min_noise=options.min_noise)
+    party = PadParty(
+        index, master, between, least, journal=journal, head=options.head, min_noise=options.min_noise
+    )
     listening = None if options.socket is None else socket.socket(fileno=options.socket)
     try:
         return PadService(config, identity, party, listening)

@@ -12,8 +12,10 @@ from ...encrypted.cluster.certificates import Identity
 from ...encrypted.cluster.config import check_fingerprint
 from ...encrypted.cluster.links import dial
 from ...encrypted.cluster.wire import Frame, after, arrays_of
+from ...errors import TransportError
+from ...report.facts import this_machine
 from ..aggregators.masking.parties import Party, Request
-from ..checks import is_number, require
+from ..checks import is_number, is_whole, require
 from . import messages
 from .config import COORDINATOR, PARTIES, SECONDS, PadsConfig, masters_here
 
@@ -61,6 +63,22 @@ class RemotePadParty(Party):
         """What of this party this process can read, as far as it can see; empty if nothing."""
         return tuple(self._simulated())
 
+    @property
+    def min_clients(self) -> int:
+        """The fewest clients that it answers for; asked of it each time.
+
+        Raises:
+            TransportError: The party cannot be reached, came too late, is somebody else, or says no number.
+        """
+        found: Any = self._ask({"call": "ping"}, (), 0).facts.get("min_clients")
+        if not is_whole(found) or found < 2:
+            raise TransportError(
+                f"{self.address.name} says that it answers for {found!r} clients.",
+                expected="a whole number, at least 2",
+                remedy="check versions",
+            )
+        return int(found)
+
     def propose(self, request: Request) -> bytes:
         """A proof for the other party of what this one was asked: 32 bytes.
 
@@ -83,7 +101,9 @@ class RemotePadParty(Party):
         return arrays_of(frame.payload, [("int64", [request.answered])], self.address.name)[0]
 
     def _call(self, call: str, request: Request, proof: bytes, most: int) -> Frame:
-        facts, arrays = messages.to_frame(call, request, proof)
+        return self._ask(*messages.to_frame(call, request, proof), most)
+
+    def _ask(self, facts: dict[str, Any], arrays: Sequence[np.ndarray], most: int) -> Frame:
         deadline = after(self._seconds)
         # A connection for each call: a party that was started again is found, and none is held between rounds.
         wire = dial(self._config, self._identity, self.address.name, deadline)
@@ -115,7 +135,9 @@ def pad_parties(path: Any, folder: Any = None, *, seconds: float = SECONDS) -> t
     def seen(name: str) -> Callable[[], Sequence[str]]:
         def found() -> list[str]:
             here = [each for each in masters_here(place.parent) if each.parent.name == name]
-            return [f"the master key of {name} can be read by this process, at {each}" for each in here]
+            keys = [f"the master key of {name} can be read by this process, at {each}" for each in here]
+            host = config.party(name).host
+            return [*([f"{name} is on this machine, at {host}"] if this_machine(host) else []), *keys]
 
         return found
 

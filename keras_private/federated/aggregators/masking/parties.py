@@ -80,7 +80,8 @@ class PadParty:
         - It answers one list of clients for each (session, round), once; no nonce twice; none below the minimum
           cohort; and remembers so before it answers, across restarts with a journal.
         - It answers only what it was asked first for this (session, round), and only what the other party was asked as
-          well: `proof` is that party's, by a key of the two.
+          well: `proof` is that party's, by a key of the two. After thousands of other proposals, or a restart, it takes
+          what comes next for the first; what it has answered it never forgets.
         - It adds no less noise than `min_noise`, whatever it is asked for.
         - With noise it answers the words that carry it and no others.
 
@@ -90,6 +91,7 @@ class PadParty:
         between: A key of the two parties, 32 bytes, which nobody else has.
         min_clients: No sum over fewer is opened; at least 2.
         journal: Path of its journal; None keeps it in memory, and forgets it when the process ends.
+        head: Path of the file that knows how long the journal is; by default beside it.
         min_noise: Standard deviation, in units of the ring, below which requests are refused.
 
     Raises:
@@ -105,6 +107,7 @@ class PadParty:
         min_clients: int = 2,
         *,
         journal: Any,
+        head: Any = None,
         min_noise: float = 0.0,
     ) -> None:
         if index not in (0, 1) or len(master) != 32 or len(between) != 32 or min_clients < 2:
@@ -115,7 +118,7 @@ class PadParty:
             )
         self._index, self._master, self._between, self._min_clients = index, master, between, min_clients
         self._min_noise = float(min_noise)
-        self._journal = Journal(journal)
+        self._journal = Journal(journal, head)
         self._proposed: dict[tuple[str, int], bytes] = {}
         self._answered: dict[tuple[str, int], bytes] = {}
         # Between the look into the journal and the line in it nobody else may pass.
