@@ -10,17 +10,22 @@ NATIVE_SOURCES := keras_private/native/build.py $(wildcard keras_private/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps
 UV_VERSION := 0.13.9
 
+# Each of them takes about two gigabytes. `make test TEST_PROCESSES=0` runs all in one.
+TEST_PROCESSES ?= 2
+
 # The interpreter for .venv, when it is not called python3.11: make demo PYTHON=/path/to/python3.11
 export PYTHON
 # TensorFlow logs as errors, level 2, that several CUDA plugins ask for the same name.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo test test-slow lint bench doctor lock dataset clean distclean
+.PHONY: help install demo test test-slow lint bench notebooks docs doctor lock dataset clean distclean
 
 help:
-	@echo "make demo       install, then train with differential privacy on real images"
+	@echo "make demo       install, then the whole story on real images: plain, private, federated, encrypted queries"
 	@echo "make test       install, then run all checks and tests (make test-slow: the long ones)"
 	@echo "make bench      install, then measure against plain Keras"
+	@echo "make notebooks  install, then execute the notebooks of examples/"
+	@echo "make docs       install, then build the documentation into site/"
 	@echo "make doctor     what is installed, what is missing, and the command that adds it"
 	@echo "make lock       choose the versions in requirements.lock anew"
 	@echo "make clean      remove what builds and tests left (make distclean: .venv as well)"
@@ -28,10 +33,10 @@ help:
 install: $(VENV)/.package
 
 demo: $(VENV)/.package $(VENV)/.dataset
-	@$(BIN)/keras-private demo --quick
+	@$(BIN)/keras-private demo
 
-test: $(VENV)/.package lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.package $(VENV)/.browser lint
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.package
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
@@ -42,7 +47,13 @@ lint: $(VENV)/.package
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.package
-	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e opacus_step -e spu_step); do echo "== $$script"; $(BIN)/python $$script; done
+	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e opacus_step -e spu_step -e stock_tfe_serving); do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(VENV)/.package
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.package $(VENV)/.dataset
+	@$(BIN)/python examples/notebooks/run.py
 
 doctor: $(VENV)/.package
 	@$(BIN)/keras-private doctor
@@ -54,9 +65,9 @@ lock: .build/uv/.installed
 	@.build/uv/bin/python requirements/lock.py .build/uv/bin/uv
 
 clean:
-	rm -rf build dist *.egg-info .build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache demo_output
+	rm -rf build dist *.egg-info .build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache demo_output site
 	rm -f $(LIBRARY) $(LIBRARY:.so=.json)
-	find keras_private tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find keras_private tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)
@@ -87,6 +98,10 @@ $(VENV)/.package: setup.py pyproject.toml $(VENV)/.locked | $(LIBRARY)
 
 $(VENV)/.dataset: $(VENV)/.python
 	@requirements/system.sh dataset
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.python
+	@requirements/system.sh browser
 	@touch $@
 
 .build/uv/.installed:

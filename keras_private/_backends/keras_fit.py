@@ -7,8 +7,9 @@ of `keras.Model.fit` that is running. Where that fails they say "unknown", and c
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Optional
@@ -16,6 +17,8 @@ from typing import Any, Optional
 import tensorflow as tf
 
 from ..errors import BackendError, ConfigurationError
+
+_SAVED_EPOCH = "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,38 @@ def move_first(callback: Any, callbacks: list[Any]) -> None:
     callbacks.insert(0, callbacks.pop(place))
 
 
+def leave_untimed(callback: Any) -> None:
+    """Keeps Keras from warning that `callback` is slow, in the running fit: a ledger is flushed before steps run.
+
+    If the fit has callbacks of the user's own, they are timed as ever.
+    """
+    names: dict[str, Any] = next(_names_in_fits_below(sys._getframe(1)), {})
+    container: Any = names.get("callbacks")
+    callbacks = getattr(container, "callbacks", None)
+    if isinstance(callbacks, list) and any(item is callback for item in callbacks):
+        others = [item for item in callbacks if item is not callback]
+        container._check_timing = any(not type(item).__module__.startswith("keras.") for item in others)
+
+
+def backs_up(callbacks: Iterable[Any]) -> bool:
+    return any(isinstance(callback, tf.keras.callbacks.BackupAndRestore) for callback in callbacks)
+
+
+def epoch_after_restoring(callbacks: Iterable[Any], initial_epoch: int) -> int:
+    """The epoch that fit will begin with, if a BackupAndRestore among `callbacks` finds what it has saved."""
+    first = initial_epoch
+    for callback in callbacks:
+        if not isinstance(callback, tf.keras.callbacks.BackupAndRestore):
+            continue
+        path = tf.train.latest_checkpoint(os.path.join(callback.backup_dir, "chief"))
+        if path is not None:
+            reader = tf.train.load_checkpoint(path)
+            if reader.has_tensor(_SAVED_EPOCH):
+                # Saved after batches, the epoch is not done.
+                first = max(first, int(reader.get_tensor(_SAVED_EPOCH)) + (callback.save_freq == "epoch"))
+    return first
+
+
 def steps_per_execution(model: Any) -> int:
     """Steps that the next call of the train function runs.
 
@@ -83,10 +118,15 @@ def steps_per_execution(model: Any) -> int:
 
 
 def _fits_below(frame: Optional[FrameType]) -> Iterator[RunningFit]:
+    for names in _names_in_fits_below(frame):
+        yield _read(names)
+
+
+def _names_in_fits_below(frame: Optional[FrameType]) -> Iterator[dict[str, Any]]:
     code = _code_of_fit()
     while frame is not None:
         if frame.f_code is code:
-            yield _read(frame.f_locals)
+            yield frame.f_locals
         frame = frame.f_back
 
 

@@ -45,6 +45,14 @@ def layer_calls(model: Any) -> LayerCalls | None:
     return LayerCalls(tuple(reader.calls), tuple(entered), tuple(outputs), reader.tensors)
 
 
+def plain_of(model: Any) -> Any:
+    """The same graph of the same layers, without the class around it that adds a fit or a train_step of its own."""
+    sequential, functional = tf.keras.Sequential.__mro__[:2]
+    if type(model) in (sequential, functional) or not _is_graph(model):
+        return model
+    return tf.keras.Model(model.inputs, model.outputs, name=model.name)
+
+
 def _is_graph(model: Any) -> bool:
     """Whether calling the model runs its graph of layers, and nothing else."""
     if not getattr(model, "_is_graph_network", False):

@@ -1,4 +1,4 @@
-"""The demo: one network trained without and with differential privacy on real images."""
+"""The demo: one network on real images, trained plainly, privately and over clients, and asked on shares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from typing import Optional
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the demo; see `keras-private demo --help`."""
-    from .private_fit import main as run
+    from .command import main as run
 
     return run(argv)

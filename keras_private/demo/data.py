@@ -28,8 +28,14 @@ class Images:
     y_test: np.ndarray
 
 
-def load() -> Images:
-    """Debian's dataset-fashion-mnist, else Keras's download, else scikit-learn's digits."""
+def load(wanted: str = "auto") -> Images:
+    """Debian's dataset-fashion-mnist, else Keras's download, else scikit-learn's digits.
+
+    Args:
+        wanted: "auto", or "digits" for these at once.
+    """
+    if wanted == "digits":
+        return digits()
     if DEBIAN_FOLDER.is_dir():
         name = "Fashion-MNIST (Debian package dataset-fashion-mnist)"
         x_train, x_test = _idx("train", "images-idx3"), _idx("t10k", "images-idx3")

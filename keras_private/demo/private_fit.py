@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import operator
 import platform
@@ -134,16 +133,21 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog="keras-private demo", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the short private-fit demo (the default)")
-    parser.add_argument("--long", action="store_true", help="the longer recipe: 45 epochs at batch 2048")
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for report and plot")
-    options = parser.parse_args(argv)
-    recipe = LONG if options.long else QUICK
-    options.output.mkdir(parents=True, exist_ok=True)
+def run(longer: bool, data: str, output: Path) -> int:
+    """Trains twice, prints the table, and writes a report and a plot.
 
-    images = load()
+    Args:
+        longer: By the recipe LONG instead of QUICK.
+        data: As `--data`.
+        output: Folder for report and plot.
+
+    Returns:
+        The exit code.
+    """
+    recipe = LONG if longer else QUICK
+    output.mkdir(parents=True, exist_ok=True)
+
+    images = load(data)
     print(f"Data: {images.name}, {len(images.x_train)} training and {len(images.x_test)} test images")
     print("\nWithout privacy:")
     runs = [train(images, recipe, private=False)]
@@ -163,7 +167,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "machine": platform.machine(),
         "tensorflow": tf.__version__,
     }
-    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    plot(runs, options.output / "accuracy_and_epsilon.png")
-    print(f"Written: {options.output / 'report.json'}, {options.output / 'accuracy_and_epsilon.png'}")
+    (output / "private_fit.json").write_text(json.dumps(report, indent=2) + "\n")
+    plot(runs, output / "accuracy_and_epsilon.png")
+    print(f"Written: {output / 'private_fit.json'}, {output / 'accuracy_and_epsilon.png'}")
     return 0

@@ -23,7 +23,9 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     """Keeps `model.fit` with a DPOptimizer within (epsilon, delta), over all fits that share a ledger.
 
     In the fit of a federated model with a private aggregator a step is a round, and the unit that epsilon is for is a
-    client with all its examples. Such a model offers `privacy_meter`, which takes the place of the optimizer.
+    client with all its examples. Such a model offers `privacy_meter`, which takes the place of the optimizer. Without a
+    private aggregator and with a DPOptimizer at clients it offers `local_budget`: a step is a local epoch then, and the
+    unit one example.
 
     Guarantees:
         - No step runs uncharged: steps are reserved in the ledger, durably, before the optimizer's gate in the
@@ -105,14 +107,17 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     # Keras hooks.
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
-        self._rounds = getattr(self.model, "privacy_meter", None)
+        self._rounds = _meter_of_rounds(self.model)
         optimizer = _dp_optimizer(self.model) if self._rounds is None else self._rounds
         fit = keras_fit.running_fit(self.model) if self._rounds is None else self._rounds.fit
         self._check_data(optimizer, fit)
         if fit is not None and fit.callbacks is not None:
             self._check_callbacks(fit.callbacks)
             keras_fit.move_first(self, fit.callbacks)
-        self._per_execution = 1 if self._rounds is not None else keras_fit.steps_per_execution(self.model)
+            keras_fit.leave_untimed(self)
+        self._per_execution = (
+            keras_fit.steps_per_execution(self.model) if self._rounds is None else self._rounds.steps_per_round
+        )
         charge = self._charge_of_a_step(optimizer) if self._rounds is None else None
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         planned = None
@@ -127,6 +132,7 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
             if charge is None:
                 optimizer.calibrate(self._meter.budget, planned, spent)
                 charge, num_examples = optimizer.charge(), optimizer.population
+                planned, first = optimizer.planned(planned), self._per_execution
             with self._errors_in_unit():
                 self._meter.begin(charge, planned, first, num_examples)
         except BaseException:
@@ -136,8 +142,11 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._meter.compare()
         if self._rounds is not None:
-            with self._errors_in_unit():
-                self._meter.announce(1)
+            self._rounds.open_round(self._announce)
+
+    def _announce(self, steps: int) -> None:
+        with self._errors_in_unit():
+            self._meter.announce(steps)
 
     def on_train_batch_begin(self, batch: int, logs: Optional[dict[str, Any]] = None) -> None:
         if self._rounds is None:
@@ -150,7 +159,7 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._meter.compare()
         if self._rounds is not None:
-            self._stop_before(1)
+            self._stop_before(self._per_execution)
         if logs is not None:
             logs["epsilon"] = self.epsilon_spent
 
@@ -178,7 +187,8 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
         return min(self._per_execution, steps - (batch + 1) or steps)
 
     def _in_unit(self, text: str) -> str:
-        return text if self._rounds is None else text.replace("one example", f"one {self._rounds.unit}")
+        unit = "" if self._rounds is None else self._rounds.unit
+        return text.replace("one example", f"one {unit}") if unit else text
 
     @contextlib.contextmanager
     def _errors_in_unit(self) -> Iterator[None]:
@@ -190,7 +200,7 @@ class PrivacyBudget(tf.keras.callbacks.Callback):
             raise BudgetExhaustedError(
                 self._in_unit(error.problem),
                 expected=error.expected,
-                remedy="Use more noise or fewer clients a round from the start, or raise the target knowingly.",
+                remedy=self._rounds.remedy,
             ) from None
 
     # Checks.
@@ -271,10 +281,22 @@ def _in_use(callback: Any) -> bool:
     return keras_fit.is_in_running_fit(callback) if rounds is None else rounds.fit is not None
 
 
+def _meter_of_rounds(model: Any) -> Any:
+    """What a federated model has in the place of the optimizer; None of a Keras model."""
+    found = getattr(model, "local_budget", None)
+    return getattr(model, "privacy_meter", None) if found is None else found
+
+
 def _dp_optimizer(model: Any) -> Any:
     optimizer = getattr(model, "optimizer", None)
     if getattr(optimizer, "is_dp_optimizer", False):
         return optimizer
+    if not isinstance(model, tf.keras.Model):
+        raise ConfigurationError(
+            f"the fit of {type(model).__name__} adds no noise, so that there is nothing to charge.",
+            expected="PrivacyBudget in the fit of a Keras model with a DPOptimizer, or of a FederatedModel",
+            remedy="Leave PrivacyBudget out, or train with one of these.",
+        )
     scaled = hasattr(optimizer, "get_scaled_loss") or "LossScale" in type(optimizer).__name__
     raise ConfigurationError(
         f"the model is compiled with {type(optimizer).__name__}.",

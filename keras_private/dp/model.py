@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from typing import Any, Optional
 
 import tensorflow as tf
 
+from .._backends import keras_fit
 from .._backends.graph import inlined_functions
 from ..errors import ConfigurationError, UnsupportedModelError
 from .accounting import calibrate_noise
@@ -18,7 +20,7 @@ from .fit_arguments import callback_list, fold_class_weight, sampler_over, split
 from .optimizer import DPOptimizer
 from .reporting import privacy_report
 from .sampling import PoissonSampler
-from .validation import refuse_batch_normalization
+from .validation import refuse_batch_normalization, refuse_layers_on_parties, require_keras_model
 
 # The mix-in's super() is a keras.Model; Keras would rewrite the bases of a class that inherits from it.
 _Mixin: Any = object
@@ -37,6 +39,8 @@ class PrivateTraining(_Mixin):
     Weights are shared with the model it was made from. Metrics in History, and choices made by looking at them on
     training data, are not covered by epsilon.
     """
+
+    trains_privately = True
 
     def _set_privacy(
         self,
@@ -149,7 +153,7 @@ class PrivateTraining(_Mixin):
             accountant=self._privacy["accountant"],
         )
         self._build_on(sampler)
-        self._calibrate(budget, sampler, (epochs - initial_epoch) * len(sampler))
+        self._calibrate(budget, sampler, (epochs - self._first_epoch(callbacks, initial_epoch)) * len(sampler))
         self._shapes = sampler.element_shapes
         self._may_be_empty = may_be_empty(sampler.num_examples, sampler.sampling_probability)
         begun = time.perf_counter()
@@ -167,6 +171,16 @@ class PrivateTraining(_Mixin):
         # What a metric has summed up is exact and would be saved with the model.
         self.reset_metrics()
         return history
+
+    def _first_epoch(self, callbacks: list[Any], initial_epoch: int) -> int:
+        """The epoch that fit begins with, after what BackupAndRestore may bring back."""
+        if self._privacy["ledger"] is None and keras_fit.backs_up(callbacks):
+            warnings.warn(
+                "BackupAndRestore without a ledger: after an interruption nothing says how the steps before were "
+                "sampled, and they are charged without amplification. Give make_private(..., ledger='spent.json').",
+                stacklevel=3,
+            )
+        return keras_fit.epoch_after_restoring(callbacks, initial_epoch)
 
     def privacy_report(self) -> Any:
         """Who learns what from the fits so far: a PrivacyReport, at this model's delta.
@@ -233,6 +247,27 @@ class PrivateTraining(_Mixin):
                 remedy="Put the loss into compile(loss=...) or add_loss; use DPOptimizer.minimize in your own model.",
             )
         return super().make_train_function(force)
+
+    def save(self, filepath: Any, overwrite: bool = True, save_format: Optional[str] = None, **kwargs: Any) -> None:
+        """As keras.Model.save, in Keras's own format.
+
+        Raises:
+            ConfigurationError: Another format, which Keras could not load again.
+        """
+        if save_format not in (None, "keras") or not os.fspath(filepath).endswith(".keras"):
+            raise ConfigurationError(
+                f"{os.fspath(filepath)!r} would be an HDF5 file or a SavedModel, from which Keras cannot make a "
+                "private model again.",
+                expected="a path that ends with '.keras'",
+                remedy="Rename it; or save the model that make_private was given, which has the same weights.",
+            )
+        super().save(filepath, overwrite=overwrite, save_format=save_format, **kwargs)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model.load_weights; the steps that the optimizer has done come along, where the file holds them."""
+        if self.built and isinstance(getattr(self, "optimizer", None), DPOptimizer):
+            self.optimizer.build(self.trainable_variables)
+        return super().load_weights(filepath, *args, **kwargs)
 
     def get_compile_config(self) -> Any:
         return super().get_compile_config()
@@ -314,15 +349,18 @@ def make_private(
         accountant: "pld" or "rdp".
 
     Raises:
-        UnsupportedModelError: The model has trainable BatchNormalization, or its own train_step.
-        ConfigurationError: A number is out of range, or the policy is mixed_float16.
+        UnsupportedModelError: The model has trainable BatchNormalization, layers that compute at three parties, or its
+            own train_step.
+        ConfigurationError: A number is out of range, the policy is mixed_float16, or `model` is no Keras model.
     """
     _check_numbers(epsilon=epsilon, delta=delta, l2_norm_clip=l2_norm_clip)
     if delta >= 1:
         raise ConfigurationError(
             f"delta={delta!r} promises nothing.", expected="0 < delta < 1", remedy="Try 1e-5."
         )
+    require_keras_model(model, "a private fit", "every step of it is clipped, noised and charged")
     refuse_batch_normalization(model)
+    refuse_layers_on_parties(model, "What they do with an example cannot be bounded in the private step.")
     for method in ("train_step", "compute_loss"):
         if getattr(type(model), method) is not getattr(tf.keras.Model, method):
             raise UnsupportedModelError(

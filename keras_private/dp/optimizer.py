@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .._backends import graph as tf_graph
 from .._backends import keras_fit
-from ..errors import ConfigurationError, GradientSourceError, UnsupportedModelError
+from ..errors import ConfigurationError, GradientSourceError, LedgerError, UnsupportedModelError
 from .empty import refuse_empty_batches
 from .engine import coordinates_of, private_gradients
 from .loops import refuse_data_dependent_loops
@@ -287,6 +287,33 @@ class DPOptimizer(tf.keras.optimizers.Optimizer):
 
     def _create_iteration_variable(self) -> None:
         """The inner optimizer counts iterations."""
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        if save_type == "savedmodel":
+            # Keras makes a fresh optimizer when it loads one.
+            raise ConfigurationError(
+                "a SavedModel does not bring its optimizer back, so that the steps done would be forgotten.",
+                expected="a model saved as '.keras', or without its optimizer",
+                remedy="model.save('model.keras'); to serve it, model.save(folder, include_optimizer=False).",
+            )
+        return super()._trackable_children(save_type, **kwargs)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Puts back the values of `variables`: how Keras restores an optimizer from an HDF5 file.
+
+        Raises:
+            LedgerError: They are not those of such an optimizer. Steps that were done would be forgotten.
+        """
+        variables, values = list(self.variables), [np.asarray(value) for value in weights]
+        if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+            raise LedgerError(
+                f"{len(values)} saved values do not fit the {len(variables)} variables of this optimizer, so that the "
+                "steps done before are not known.",
+                expected="what was saved of a DPOptimizer with the same inner optimizer, built for the same weights",
+                remedy="Save and load the model as '.keras'; load with compile=False to give up the optimizer.",
+            )
+        for variable, value in zip(variables, values):
+            variable.assign(value)
 
     @property
     def iterations(self) -> tf.Variable:

@@ -37,6 +37,39 @@ class Validation:
         return "\n".join(lines)
 
 
+def require_keras_model(model: Any, what: str, reason: str) -> None:
+    """Refuses wrappers, classes and everything else that is no Keras model.
+
+    Args:
+        model: What came.
+        what: That is made of it.
+        reason: Why it must be one.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if isinstance(model, tf.keras.Model):
+        return
+    inside = isinstance(getattr(model, "model", None), tf.keras.Model)
+    raise ConfigurationError(
+        f"model is a {model.__name__ if isinstance(model, type) else type(model).__name__}, and {what} needs a Keras "
+        f"model: {reason}.",
+        expected="a tf.keras.Model",
+        remedy="Give its `.model`, the Keras model inside." if inside else "Build one with Keras first.",
+    )
+
+
+def refuse_layers_on_parties(model: tf.keras.Model, reason: str) -> None:
+    """Raises UnsupportedModelError if some layers hand their products to three parties."""
+    names = [layer.name for layer in _layers(model) if getattr(layer, "computes_at_parties", False)]
+    if names:
+        raise UnsupportedModelError(
+            f"Layers {names} compute at three parties. {reason}",
+            expected="layers that compute where the step runs",
+            remedy="Use their Keras twins, such as tf.keras.layers.Dense for EncryptedDense.",
+        )
+
+
 def refuse_batch_normalization(model: tf.keras.Model) -> None:
     """Raises UnsupportedModelError if a BatchNormalization layer would train."""
     names = [
@@ -74,6 +107,7 @@ def validate(model: tf.keras.Model, x: Any, y: Any = None, sample_weight: Any = 
         UnsupportedModelError: The step is not private; names layer and operation, with the way out.
         ConfigurationError: The model is not compiled, or fewer than two examples came.
     """
+    require_keras_model(model, "a validation", "it traces the training step of one")
     if getattr(model, "compiled_loss", None) is None:
         raise ConfigurationError(
             "the model is not compiled.",
@@ -139,6 +173,7 @@ def fix(model: tf.keras.Model) -> tf.keras.Model:
     Raises:
         UnsupportedModelError: The model is subclassed, so that its layers cannot be replaced from outside.
     """
+    require_keras_model(model, "a repair", "it copies one layer by layer")
     if not (getattr(model, "inputs", None) and getattr(model, "outputs", None)):
         raise UnsupportedModelError(
             f"model '{model.name}' is subclassed or not built, so that its layers cannot be replaced from outside.",

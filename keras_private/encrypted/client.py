@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_private.encrypted.cluster.cluster import Cluster, at_all
+from keras_private.encrypted.cluster.cluster import Cluster, at_all, require_cluster
 from keras_private.encrypted.cluster.sharing import one_hot
 from keras_private.encrypted.cluster.wire import Wire, arrays_of
 from keras_private.encrypted.encryption import PrivateTensor
@@ -35,6 +35,7 @@ class Client:
     """
 
     def __init__(self, cluster: Cluster, name: str = "client", model: str | None = None, seconds: float = 60.0) -> None:
+        require_cluster(cluster)
         self.cluster, self.name, self.seconds = cluster, name, seconds
         self._wanted = model
         self._idle: dict[str, list[Wire]] = {party: [] for party in cluster.parties}

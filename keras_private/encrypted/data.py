@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,12 @@ def read(
         ConfigurationError: A shape, dtype or number of rows does not fit.
         EncodingError: A value is NaN, infinite, or outside of the declared range.
     """
+    if isinstance(x, (tf.keras.utils.Sequence, Mapping)):
+        raise ConfigurationError(
+            f"x is a {type(x).__name__}, which names batches, clients or inputs and no rows to share",
+            expected="an array or a list of arrays; Owned, Vertical or Horizontal of several owners; a tf.data.Dataset",
+            remedy="give the arrays themselves; fit draws and shuffles batches by itself, without amplifying anything",
+        )
     if isinstance(x, tf.data.Dataset):
         if y is not None:
             raise ConfigurationError("a Dataset and labels", expected="labels in the Dataset", remedy="leave y out")

@@ -18,7 +18,7 @@ from keras_private.encrypted.rules import Parameter, Rule, penalties_of, rule_of
 from keras_private.encrypted.rules.activations import ActivationRule, Relu, Sigmoid, Softmax
 from keras_private.encrypted.rules.pooling import GlobalMaxRule, MaxPoolingRule
 from keras_private.encrypted.shared import Shared
-from keras_private.errors import UnsupportedLayerError
+from keras_private.errors import ConfigurationError, UnsupportedLayerError
 
 _ACTIVATION = ActivationRule()
 
@@ -251,9 +251,19 @@ def lower(model: Any) -> Program:
     """The program of a built functional or Sequential model.
 
     Raises:
+        ConfigurationError: It is no Keras model.
         UnsupportedLayerError: The model is subclassed or not built, or a layer, an argument or a call of one has no
             rule; named in the message. Nothing has been shared then.
     """
+    if not isinstance(model, tf.keras.Model):
+        raise ConfigurationError(
+            f"model is a {model.__name__ if isinstance(model, type) else type(model).__name__}, which has no graph of "
+            "layers to compute on shares",
+            expected="a Keras model",
+            remedy="give its .model, the Keras model inside"
+            if isinstance(getattr(model, "model", None), tf.keras.Model)
+            else "build one with Keras first",
+        )
     read = layer_calls(model)
     if read is None:
         raise UnsupportedLayerError(

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_private.chain import PrivateTensor
 from keras_private.encrypted import data, inspection, saving, storing
+from keras_private.encrypted.backups import Backup
 from keras_private.encrypted.compiling import REVEAL, Compiled, compiled
 from keras_private.encrypted.cost import Cost
 from keras_private.encrypted.encryption import chains_of
@@ -23,7 +24,7 @@ from keras_private.encrypted.ranges import declared_ranges
 from keras_private.encrypted.reporting import report_of_model
 from keras_private.encrypted.steps import MODEL_OWNER, Steps
 from keras_private.encrypted.variables import SharedVariable
-from keras_private.errors import ConfigurationError
+from keras_private.errors import ConfigurationError, UnsupportedModelError
 from keras_private.report.document import PrivacyReport
 
 DEFAULT_RANGE = (-10.0, 10.0)
@@ -116,6 +117,22 @@ class EncryptedModel:
         """For Keras's TensorBoard callback."""
         return tf.distribute.get_strategy()
 
+    # For the same: steps on shares have a graph of their own, of which TensorBoard would show parties and masks only.
+    train_tf_function = None
+    _is_graph_network = False
+
+    @property
+    def layers(self) -> Any:
+        """
+        Raises:
+            ConfigurationError: Always: histograms of weights, which TensorBoard makes of layers, would open them.
+        """
+        raise ConfigurationError(
+            "the layers of an EncryptedModel hold no weights: they are shares",
+            expected="TensorBoard(histogram_freq=0), and layers of reveal_to() or of the Keras model",
+            remedy="leave out histograms, or look at model.layers before and at reveal_to().layers after training",
+        )
+
     def compile(
         self, optimizer: Any = "sgd", loss: Any = None, metrics: Any = None, *, reveal: Sequence[str] = REVEAL
     ) -> None:
@@ -132,7 +149,15 @@ class EncryptedModel:
 
         Raises:
             ConfigurationError: An argument has no rule on shares.
+            UnsupportedModelError: The model is one of make_private, whose noise would be missing.
         """
+        if getattr(self.model, "trains_privately", False):
+            raise UnsupportedModelError(
+                f"{self.name!r} is a model of make_private, and training on shares adds no noise.",
+                expected="its private fit in plaintext, or training on shares without differential privacy",
+                remedy="Train it by its own fit and predict on shares, or give EncryptedModel the Keras model that "
+                "make_private was given.",
+            )
         found = compiled(self.program, self.model.output_shape, self._values, optimizer, loss, metrics, reveal)
         self._compiled = found
         self.optimizer, self.loss, self.reveal = found.optimizer, loss, found.reveal
@@ -161,7 +186,7 @@ class EncryptedModel:
             batch_size: Rows of a step; the last step of an epoch may have fewer.
             epochs: The last epoch's number.
             verbose: As in Keras.
-            callbacks: As in Keras. Weights that they see are shares.
+            callbacks: As in Keras. Weights that they see are shares; BackupAndRestore keeps a file for each party.
             validation_split: Share of rows, the last ones, that are evaluated after each epoch.
             validation_data: (x, y) that are evaluated after each epoch.
             shuffle: Whether owners shuffle their rows before each epoch.
@@ -195,8 +220,10 @@ class EncryptedModel:
         if validation is not None:
             self._limits.evaluation(loss, min(batch_size, validation.rows), validation, wants, trained=True)
         verbose = 1 if verbose == "auto" else int(verbose)
-        follow = callback_list(callbacks, self, verbose, epochs, rows.steps(batch_size))
+        backup = Backup(callbacks, self)
+        follow = callback_list(backup.callbacks, self, verbose, epochs, rows.steps(batch_size))
         self.stop_training = False
+        initial_epoch = backup.restored(initial_epoch)
         follow.on_train_begin()
         self._trained = True
         logs: dict[str, float] = {}
@@ -206,10 +233,12 @@ class EncryptedModel:
             )
             if validation is not None:
                 logs.update({f"val_{name}": value for name, value in fitting.evaluate(validation, batch_size).items()})
+            backup.write(epoch)
             follow.on_epoch_end(epoch, logs)
             if self.stop_training:
                 break
         follow.on_train_end(logs)
+        backup.finished()
         return self.history
 
     def evaluate(

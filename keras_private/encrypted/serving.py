@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_private.encrypted.cluster.cluster import Cluster, at_all
+from keras_private._backends.keras_graph import plain_of
+from keras_private.encrypted.cluster.cluster import Cluster, at_all, require_cluster
 from keras_private.encrypted.cluster.descriptions import BATCHES, Description, check_batches, trace
 from keras_private.encrypted.cluster.wire import Wire
 from keras_private.encrypted.encryption import PrivateTensor
@@ -58,8 +59,8 @@ class Service:
     ) -> None:
         check_batches(tuple(batch_sizes))
         self.cluster, self.owner = cluster, owner
-        self.model = name or str(model.name)
-        self._keras = model.reveal_to() if isinstance(model, EncryptedModel) else model
+        self.model = name or str(getattr(model, "name", ""))
+        self._keras = plain_of(model.reveal_to() if isinstance(model, EncryptedModel) else model)
         self._fixed_point = fixed_point or FixedPoint()
         self._batches = tuple(batch_sizes)
         program = lower(self._keras)
@@ -243,6 +244,7 @@ def serve(
         TransportError: A party cannot be reached.
         PartiesError: A party runs another version.
     """
+    require_cluster(cluster)
     if input_shape is not None:
         shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or model.model.inputs]
         given = tuple(input_shape)

@@ -13,6 +13,8 @@ from keras_private.errors import ConfigurationError
 class OnParties(tf.keras.layers.Layer):
     """Mixed in before a Keras layer: adds the argument `parties`, checked when the layer is made or loaded."""
 
+    computes_at_parties = True
+
     def __init__(self, *args: Any, parties: str = EMBEDDED, **kwargs: Any) -> None:
         parties_named(parties)
         super().__init__(*args, **kwargs)

@@ -1,0 +1,1 @@
+"""The acts of the story, one in each module."""
