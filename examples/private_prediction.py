@@ -1,5 +1,6 @@
 """A digit classifier is published to three parties; a client in another process asks them about images it keeps."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def main() -> None:
         np.save(asked, images[:QUERIES])
         with kp.serve(model, cluster, batch_sizes=(16, QUERIES), input_range=(0, 1)) as service:
             command = [sys.executable, "-m", "keras_private", "query", str(asked), "--output", str(told)]
-            subprocess.run([*command, "--cluster", str(cluster.folder / "cluster.json")], check=True)
+            quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            subprocess.run([*command, "--cluster", str(cluster.folder / "cluster.json")], env=quiet, check=True)
             sent = service.bytes_per_run[QUERIES]
         answers = np.load(told)
     plain = model.predict(images[:QUERIES], verbose=0)
