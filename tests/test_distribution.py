@@ -1,4 +1,4 @@
-"""What travels: the source distribution, the wheel built from it, and an installation that works far from the sources."""
+"""What travels: the source distribution, its wheel, and an installation that works far from the sources."""
 
 from __future__ import annotations
 
