@@ -27,12 +27,17 @@ def test_the_example_runs_and_leaves_nothing(script, tmp_path, monkeypatch):
 
 def test_every_script_and_notebook_has_a_line_in_the_readme():
     readme = (ROOT / "examples" / "README.md").read_text()
-    notebooks = [path.name for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")]
+    notebooks = [f"notebooks/{path.name}" for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")]
     for name in [*SCRIPTS, *notebooks]:
-        assert sum(name in line for line in readme.splitlines()) == 1, name
+        assert readme.count(f"]({name}) |") == 1, name
 
 
-STARTS_A_CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
+STARTS_A_CHILD = """
+import subprocess
+quiet = subprocess.DEVNULL
+child = subprocess.Popen(["sleep", "60"], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+print(child.pid)
+"""
 
 
 def test_a_process_that_is_left_is_found(tmp_path, monkeypatch):
