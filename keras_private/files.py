@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import tempfile
 from typing import Union
+
+SOCKET_NAME = "door"
+_PREFIX = "keras-private-"
+_SOCKET_PATH = 107
 
 
 def write_whole(path: pathlib.Path, content: bytes, mode: int) -> None:
@@ -31,3 +36,13 @@ def flush_folder(path: Union[str, os.PathLike[str]]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def folder_for_socket() -> str:
+    """A new temporary folder of this user alone, for a Unix socket.
+
+    Such a socket's path has at most 107 bytes (unix(7)): a longer temporary folder is not used, but /tmp.
+    """
+    room = _SOCKET_PATH - len(f"/{_PREFIX}12345678/{SOCKET_NAME}")
+    own = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=own if len(os.fsencode(own)) <= room else "/tmp")

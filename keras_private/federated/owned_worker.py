@@ -9,11 +9,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
 from .._backends import tff_runtime
 from ..errors import ConfigurationError, WorkerError
+from ..files import SOCKET_NAME, folder_for_socket
 from .checks import is_whole, require
 
 _LAUNCHER = pathlib.Path(__file__).with_name("worker_launcher.py")
@@ -69,8 +69,8 @@ class OwnedWorker:
 
     def __init__(self, cpus: Sequence[int] = (), allow_open: bool = False) -> None:
         binary = tff_runtime.binary()
-        self._folder = tempfile.mkdtemp(prefix="keras-private-")
-        path = os.path.join(self._folder, "door")
+        self._folder = folder_for_socket()
+        path = os.path.join(self._folder, SOCKET_NAME)
         self._owner = os.getpid()
         self._process = subprocess.Popen(
             [

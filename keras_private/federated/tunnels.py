@@ -8,13 +8,13 @@ import os
 import shutil
 import socket
 import ssl
-import tempfile
 import threading
 from collections.abc import Collection
 from typing import Any, Callable, Optional
 
 from ..encrypted.cluster.certificates import Identity, client_context, peer_name, server_context, server_hostname
 from ..errors import TransportError
+from ..files import SOCKET_NAME, folder_for_socket
 
 _CHUNK = 1 << 18
 CONNECT_SECONDS = 10.0
@@ -139,8 +139,8 @@ class LinkToWorker:
 
     def __init__(self, name: str, host: str, port: int, identity: Identity) -> None:
         context = client_context(identity)
-        self._folder = tempfile.mkdtemp(prefix="keras-private-")
-        path = os.path.join(self._folder, "door")
+        self._folder = folder_for_socket()
+        path = os.path.join(self._folder, SOCKET_NAME)
 
         async def connect() -> Any:
             return await asyncio.open_connection(

@@ -303,7 +303,8 @@ def test_a_fit_whose_workers_are_killed_is_the_same_fit(masked):
         disturbed = trained(found, disturb)
         for timer in timers:
             timer.join()
-    assert len(timers) >= 3
+    # A worker that is lost and not yet replaced is not killed again.
+    assert len(timers) >= 2
     assert difference(expected, disturbed) < 1e-5
 
 

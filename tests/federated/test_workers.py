@@ -8,8 +8,10 @@ import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -568,3 +570,17 @@ def test_local_workers_that_cannot_be(arguments):
 def test_a_link_to_another_host_is_refused():
     with pytest.raises(ConfigurationError, match="in the clear"), workers.use(["192.0.2.1:8000"]):
         pass
+
+
+def test_a_long_temporary_folder_leaves_room_for_the_door(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    worker = OwnedWorker()
+    try:
+        assert worker.alive and len(worker.target) < 108 and list(long.iterdir()) == []
+        door = pathlib.Path(worker.target.removeprefix("unix:"))
+        assert stat.S_IMODE(door.parent.stat().st_mode) == 0o700
+    finally:
+        worker.close()
+    assert not door.parent.exists()
