@@ -10,8 +10,8 @@ import tensorflow as tf
 from ... import dp
 from ..data import Images
 from ..outcome import Outcome
-from ..progress import waiting
 from ..recipes import Recipe, network
+from .fitting import fitted
 
 
 def play(images: Images, recipe: Recipe) -> tuple[Outcome, Any]:
@@ -25,18 +25,8 @@ def play(images: Images, recipe: Recipe) -> tuple[Outcome, Any]:
     )
     optimizer = tf.keras.optimizers.SGD(recipe.rate, momentum=0.9)
     model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    with waiting("training") as wait:
-        history = model.fit(
-            images.x_train,
-            images.y_train,
-            batch_size=recipe.batch,
-            epochs=recipe.epochs,
-            validation_data=(images.x_test, images.y_test),
-            validation_batch_size=1000,
-            verbose=2,
-            callbacks=[wait.callback()],
-        ).history
-    accuracies = tuple(map(float, history["val_accuracy"]))
+    history = fitted(model, images, recipe.batch, recipe.epochs)
+    accuracies = history["val_accuracy"]
     report = model.privacy_report()
     outcome = Outcome(
         "private fit",
@@ -44,7 +34,7 @@ def play(images: Images, recipe: Recipe) -> tuple[Outcome, Any]:
         f"{report.spendings[0].shown} of one image",
         time.perf_counter() - begun,
         accuracies=accuracies,
-        epsilons=tuple(map(float, history["epsilon"])),
+        epsilons=history["epsilon"],
         report=report,
     )
     return outcome, model
