@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import logging
@@ -191,9 +192,9 @@ class Party:
     # Runs.
 
     def _more(self) -> bool:
-        """Whether a client is connected that has no request here: it could send one."""
-        clients = sum(name in self.config.clients for name in self._door.names())
-        return clients > len(self.board)
+        """Whether a client is connected that waits for nothing here: it could send a request."""
+        connected = collections.Counter(name for name in self._door.names() if name in self.config.clients)
+        return bool(connected - collections.Counter(self.board.waiting()))
 
     def _largest(self, publication: str) -> int:
         return max((max(each.programs) for each in self.publications.all() if each.key == publication), default=1)
@@ -350,7 +351,8 @@ class _Conversation:
             {**each.facts(), "runs": each.runs, "requests": each.requests, "rows": each.rows}
             for each in self.party.publications.all()
         ]
-        facts = {"party": self.party.name, "bytes_sent": self.party.links.bytes_sent, "waiting": len(self.party.board)}
+        waiting = len(self.party.board.waiting())
+        facts = {"party": self.party.name, "bytes_sent": self.party.links.bytes_sent, "waiting": waiting}
         return {**facts, "models": found}, ()
 
     def _models(self, frame: Frame) -> Any:

@@ -179,8 +179,10 @@ class Board:
         with self._lock:
             self._requests.pop(request.key, None)
 
-    def __len__(self) -> int:
-        return len(self._requests)
+    def waiting(self) -> list[str]:
+        """The client of each request that is not over; one that is answered may be on the board a moment longer."""
+        with self._lock:
+            return [each.client for each in self._requests.values() if not each.over]
 
 
 def _keep(found: dict[bytes, Any], key: bytes, value: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_private as kp
-from keras_private.encrypted.cluster.requests import Request
+from keras_private.encrypted.cluster.requests import Board, Request
 from keras_private.encrypted.cluster.scheduling import Scheduler
 from keras_private.encrypted.cluster.wire import Layout
 from keras_private.errors import TransportError
@@ -79,6 +79,19 @@ def test_nothing_starts_before_all_three_have_it(gathered):
     assert gathered.runs == []
     gathered.scheduler.there("c", b"1")
     assert gathered.wait(1) == [[b"1"]]
+
+
+def test_an_answered_request_keeps_nobody_from_being_waited_for():
+    board = Board(lambda request: None)
+    first, second = (Request(key, "client", "p", 1, [], time.monotonic() + 60) for key in (b"1", b"2"))
+    board.add(first)
+    board.add(second)
+    assert board.waiting() == ["client", "client"]
+    # Its client reads the answer, and may ask again, before the party takes it off the board.
+    first.finish([])
+    assert board.waiting() == ["client"]
+    board.remove(second)
+    assert board.waiting() == []
 
 
 def test_a_lone_client_does_not_wait_and_two_are_computed_together():
