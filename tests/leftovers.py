@@ -43,18 +43,19 @@ def run(
         check=False,
     )
     deadline = time.monotonic() + GRACE_SECONDS
-    while (left := marked(mark)) and time.monotonic() < deadline:
+    while (left := list(marked(mark).values())) and time.monotonic() < deadline:
         time.sleep(0.2)
     return done, left
 
 
-def marked(mark: str) -> list[str]:
-    """Command lines of the living processes that have this mark in their environment."""
-    found = []
+def marked(mark: str) -> dict[int, str]:
+    """Living processes that have this mark in their environment: their ids and command lines."""
+    found = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(folder.name)] = command.decode(errors="replace")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The notebooks are whole and clean, say which Python they need, and run; all of them under the mark `slow`."""
+"""The notebooks are whole and clean and say which Python they need. That they run is slow; CI does it by a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.leftovers import ROOT
 
 FOLDER = ROOT / "examples" / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-SHORTEST = "private_fit"
 
 
 def notebook(name: str) -> nbformat.NotebookNode:
@@ -97,9 +96,8 @@ def test_where_federation_is_missing_its_pinned_list_is_installed(name, tmp_path
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "name", [name if name == SHORTEST else pytest.param(name, marks=pytest.mark.slow) for name in NOTEBOOKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs_and_leaves_nothing(name, tmp_path):
     here, apart = tmp_path / "here", tmp_path / "apart"
     here.mkdir()

@@ -85,6 +85,41 @@ def backs_up(callbacks: Iterable[Any]) -> bool:
     return any(isinstance(callback, tf.keras.callbacks.BackupAndRestore) for callback in callbacks)
 
 
+def take_backup(callbacks: Any, epoch_is: str) -> tuple[Any, Optional[Any]]:
+    """Takes the BackupAndRestore out of the callbacks of a fit that keeps its own checkpoints in that one's folder.
+
+    Args:
+        callbacks: As `fit` was given them: one, several, a CallbackList, or None.
+        epoch_is: What an epoch of this fit is, for the message: why it cannot be saved in its middle.
+
+    Returns:
+        The others, and the BackupAndRestore; `callbacks` themselves and None if there is none.
+
+    Raises:
+        ConfigurationError: It counts batches, there are two, or it is in a CallbackList.
+    """
+    in_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
+    given = callbacks.callbacks if in_list else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if not backs_up(given):
+        return callbacks, None
+    found = [each for each in given if isinstance(each, tf.keras.callbacks.BackupAndRestore)]
+    if in_list or len(found) > 1:
+        raise ConfigurationError(
+            f"BackupAndRestore came {'in a CallbackList' if in_list else 'twice'}.",
+            expected="one in fit(callbacks=[...])",
+            remedy="Give one, in a list.",
+        )
+    backup = found[0]
+    if backup.save_freq != "epoch" or backup.save_before_preemption:
+        raise ConfigurationError(
+            f"BackupAndRestore has save_freq={backup.save_freq!r} and "
+            f"save_before_preemption={backup.save_before_preemption}.",
+            expected=f"save_freq='epoch': {epoch_is}",
+            remedy="Leave both at their defaults.",
+        )
+    return [each for each in given if each is not backup], backup
+
+
 def epoch_after_restoring(callbacks: Iterable[Any], initial_epoch: int) -> int:
     """The epoch that fit will begin with, if a BackupAndRestore among `callbacks` finds what it has saved."""
     first = initial_epoch

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_private._backends.keras_fit import take_backup
 from keras_private.encrypted import saving, storing
-from keras_private.errors import ConfigurationError, ShareFileError
+from keras_private.errors import ShareFileError
 
 if TYPE_CHECKING:
     from keras_private.encrypted.model import EncryptedModel
@@ -27,33 +28,16 @@ class Backup:
         callbacks: Those of the fit, without it.
 
     Raises:
-        ConfigurationError: It counts batches, or there are two.
+        ConfigurationError: It counts batches, there are two, or it is in a CallbackList.
     """
 
     def __init__(self, callbacks: Any, model: EncryptedModel) -> None:
-        self.callbacks, self._model = callbacks, model
+        self._model = model
         self._folder: pathlib.Path | None = None
         self._delete = False
-        in_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
-        given = callbacks.callbacks if in_list else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        found = [each for each in given if isinstance(each, tf.keras.callbacks.BackupAndRestore)]
-        if not found:
+        self.callbacks, backup = take_backup(callbacks, "an epoch on shares is done as a whole or undone")
+        if backup is None:
             return
-        if in_list or len(found) > 1:
-            raise ConfigurationError(
-                f"BackupAndRestore came {'in a CallbackList' if in_list else 'twice'}",
-                expected="one in fit(callbacks=[...])",
-                remedy="give one, in a list",
-            )
-        backup = found[0]
-        if backup.save_freq != "epoch" or backup.save_before_preemption:
-            raise ConfigurationError(
-                f"BackupAndRestore has save_freq={backup.save_freq!r} and "
-                f"save_before_preemption={backup.save_before_preemption}",
-                expected="save_freq='epoch': an epoch on shares is done as a whole or undone",
-                remedy="leave both at their defaults",
-            )
-        self.callbacks = [each for each in given if each is not backup]
         # A folder of its own in the one that was named, which may hold other things.
         self._folder, self._delete = pathlib.Path(backup.backup_dir) / "shares", bool(backup.delete_checkpoint)
 

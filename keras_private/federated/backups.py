@@ -6,8 +6,7 @@ import os
 import shutil
 from typing import Any, Optional
 
-import tensorflow as tf
-
+from .._backends.keras_fit import take_backup
 from ..errors import ConfigurationError
 
 
@@ -22,33 +21,21 @@ class Backup:
         folder: For the checkpoints; None if there is no BackupAndRestore.
 
     Raises:
-        ConfigurationError: It counts batches, there are two, or the fit names a folder of its own.
+        ConfigurationError: It counts batches, there are two, it is in a CallbackList, or the fit names a folder too.
     """
 
     def __init__(self, callbacks: Any, checkpoints: Any) -> None:
-        self.callbacks = callbacks
         self.folder: Optional[str] = None
         self._delete = False
-        in_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
-        given = callbacks.callbacks if in_list else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        found = [each for each in given if isinstance(each, tf.keras.callbacks.BackupAndRestore)]
-        if not found:
+        self.callbacks, backup = take_backup(callbacks, "a round is an epoch, and is done as a whole or not at all")
+        if backup is None:
             return
-        if in_list or len(found) > 1 or checkpoints is not None:
+        if checkpoints is not None:
             raise ConfigurationError(
-                f"BackupAndRestore came {'in a CallbackList' if in_list else 'twice, or together with checkpoints'}.",
+                f"BackupAndRestore came together with checkpoints={checkpoints!r}.",
                 expected="fit(callbacks=[BackupAndRestore(folder)]) or fit(checkpoints=folder)",
                 remedy="Give one of the two.",
             )
-        backup = found[0]
-        if backup.save_freq != "epoch" or backup.save_before_preemption:
-            raise ConfigurationError(
-                f"BackupAndRestore has save_freq={backup.save_freq!r} and "
-                f"save_before_preemption={backup.save_before_preemption}.",
-                expected="save_freq='epoch': a round is an epoch, and is done as a whole or not at all",
-                remedy="Leave both at their defaults.",
-            )
-        self.callbacks = [each for each in given if each is not backup]
         # A folder of its own in the one that was named, which may hold other things.
         self.folder, self._delete = os.path.join(backup.backup_dir, "rounds"), bool(backup.delete_checkpoint)
 

@@ -21,7 +21,6 @@ one client. All other cohorts earn none, and hold for one client whose updates a
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
@@ -41,12 +40,12 @@ from ..dp.accounting import (
     epsilon,
     sampler_of,
 )
-from ..dp.ledger import Ledger
 from ..dp.metering import Budget
 from ..dp.observers import in_unit, unamplified
-from ..errors import BudgetExhaustedError, ConfigurationError
+from ..errors import ConfigurationError
 from .aggregators.base import Aggregator, Cohort
 from .aggregators.private import DPAggregator
+from .gate import Gate
 from .sampling import ClientSampler, PoissonClients
 
 UNIT = "client"
@@ -83,21 +82,17 @@ class PrivacySpent:
     simulated: tuple[str, ...]
 
 
-class RoundMeter:
+class RoundMeter(Gate):
     """Counts the rounds of one private aggregator behind a gate, and says what one costs.
 
     Guarantees:
         - `authorize_round` lets no round through that is not charged: by PrivacyBudget's reservation where there is
           one, else in the ledger in memory. Once a PrivacyBudget served, none passes without.
         - It lets none through whose noise is not the one that was charged.
-        - A restored checkpoint winds `steps_done` back, and lets no more rounds through for it.
         - Amplification is credited only for PoissonClients, with a probability that is never too small.
 
     Args:
         aggregator: The one whose rounds these are.
-
-    Attributes:
-        delta: Of the last PrivacyBudget that served these rounds; None before.
     """
 
     unit = UNIT
@@ -105,23 +100,16 @@ class RoundMeter:
     remedy = "Use more noise or fewer clients a round from the start, or raise the target knowingly."
 
     def __init__(self, aggregator: DPAggregator) -> None:
+        super().__init__("private round")
         self._aggregator = aggregator
-        self.ledger = Ledger.open(None)
-        bits = np.frombuffer(os.urandom(16), dtype=np.int64)
         with tf.init_scope():
-            self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64, name="private_rounds")
-            self._identity = tf.Variable(bits, trainable=False, dtype=tf.int64, name="private_rounds_identity")
             self._least_noise = tf.Variable(math.inf, trainable=False, dtype=tf.float64, name="least_noise")
             self._hidden = tf.Variable(0, trainable=False, dtype=tf.int64, name="rounds_hidden")
             self._coordinates = tf.Variable(0, trainable=False, dtype=tf.int64, name="noise_coordinates")
-        self.fit: Optional[RunningFit] = None
-        self.delta: Optional[float] = None
         self._cohort: Optional[Cohort] = None
         self._probability: Optional[float] = None
         self._charged_noise: Optional[float] = None
-        self._gated = self._hides = False
-        # Counted apart from steps_done, which a restored checkpoint winds back.
-        self._run = self._authorized = 0
+        self._hides = False
         self._session: Optional[int] = None
         self._counted = 0
 
@@ -129,8 +117,8 @@ class RoundMeter:
 
     @property
     def identity(self) -> str:
-        """Names these rounds in a ledger; drawn once, saved and restored with the variables."""
-        return f"{UNIT}:{self._identity.numpy().astype('>i8').tobytes().hex()}"
+        """Names these rounds in a ledger."""
+        return f"{UNIT}:{self.drawn_name}"
 
     @property
     def expected_batch_size(self) -> float:
@@ -153,23 +141,12 @@ class RoundMeter:
         """The next rounds are this aggregator's."""
         self._aggregator = aggregator
 
-    # The gate.
-
-    def gate(self) -> None:
-        """Closes the gate: from now on only rounds given by `authorize` pass."""
-        if not self._gated:
-            self._gated, self._authorized = True, self._run
-
-    def authorize(self, total_steps: int) -> None:
-        """Lets rounds pass until `steps_done`, as it is now, has grown to `total_steps`."""
-        self._authorized = self._run + int(total_steps) - int(self.steps_done)
-
     # What FederatedModel calls.
 
     @property
     def variables(self) -> list[tf.Variable]:
         """To be saved and restored with the weights."""
-        return [self.steps_done, self._identity, self._least_noise, self._hidden, self._coordinates]
+        return [*super().variables, self._least_noise, self._hidden, self._coordinates]
 
     def begin(
         self, model: Any, sampler: ClientSampler, callbacks: Optional[list[Any]], first: int, hidden: bool = False
@@ -197,14 +174,8 @@ class RoundMeter:
         """
         self._running()
         noise = self._aggregator.noise().noise_multiplier
-        if self._gated:
-            if self._run >= self._authorized:
-                raise BudgetExhaustedError(
-                    f"Round {int(self.steps_done) + 1} is not in the privacy budget.",
-                    expected="a round that PrivacyBudget reserved in its ledger",
-                    remedy="Pass PrivacyBudget in the callbacks of fit; if it is there, nothing is left.",
-                )
-        else:
+        self.check(1)
+        if not self.closed:
             self._charge_in_memory()
         if noise != self._charged_noise:
             raise ConfigurationError(
@@ -215,8 +186,7 @@ class RoundMeter:
         self._least_noise.assign(min(float(self._least_noise), noise))
         self._coordinates.assign(max(int(self._coordinates), self._aggregator.dimension))
         self._hidden.assign_add(1 if self._hides else 0)
-        self._run += 1
-        self.steps_done.assign_add(1)
+        self.passed(1)
 
     def end(self) -> None:
         """The end of a fit, however it ended."""

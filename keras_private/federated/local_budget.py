@@ -14,22 +14,18 @@ attempt does, before it may run. The owner of the rounds, FederatedModel, uses i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
-import numpy as np
-import tensorflow as tf
-
 from .._backends.keras_fit import RunningFit
 from ..dp.accounting import UNKNOWN, ZERO_OUT, Charge
-from ..dp.ledger import Ledger
 from ..dp.metering import Budget
-from ..errors import BudgetExhaustedError, ConfigurationError
+from ..errors import ConfigurationError
+from .gate import Gate
 from .local_privacy import LocalMeter, LocalPrivacy
 
 
-class EpochMeter:
+class EpochMeter(Gate):
     """Charges the local epochs that a LocalMeter counts.
 
     Guarantees:
@@ -37,13 +33,11 @@ class EpochMeter:
           one served, none begins without.
         - What is charged is never less than the epochs of the client with the most of them, attempts that failed
           included.
-        - A restored checkpoint winds `steps_done` back, and lets no more epochs through for it.
 
     Args:
         counted: Counts the epochs of each client.
 
     Attributes:
-        delta: Of the last PrivacyBudget that served; None before.
         steps_per_round: Local epochs of one round, without attempts that fail.
     """
 
@@ -53,28 +47,19 @@ class EpochMeter:
     remedy = "Use more noise or fewer local epochs from the start, or raise the target knowingly."
 
     def __init__(self, counted: LocalMeter) -> None:
+        super().__init__("local epoch")
         self._counted = counted
         counted.charge = self._charge
-        self.ledger = Ledger.open(None)
-        bits = np.frombuffer(os.urandom(16), dtype=np.int64)
-        with tf.init_scope():
-            self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64, name="local_epochs")
-            self._identity = tf.Variable(bits, trainable=False, dtype=tf.int64, name="local_epochs_identity")
-        self.fit: Optional[RunningFit] = None
-        self.delta: Optional[float] = None
         self.steps_per_round = 1
         self._privacy: Optional[LocalPrivacy] = None
         self._announce: Optional[Callable[[int], None]] = None
-        self._gated = False
-        # Counted apart from steps_done, which a restored checkpoint winds back.
-        self._run = self._authorized = 0
 
     # What a ledger reads of a DPOptimizer.
 
     @property
     def identity(self) -> str:
-        """Names these epochs in a ledger; drawn once, saved and restored with the variables."""
-        return self._identity.numpy().astype(">i8").tobytes().hex()
+        """Names these epochs in a ledger."""
+        return self.drawn_name
 
     @property
     def expected_batch_size(self) -> float:
@@ -89,23 +74,7 @@ class EpochMeter:
     def noise_coordinates(self) -> int:
         return self._counted.noise_coordinates
 
-    # The gate.
-
-    def gate(self) -> None:
-        """Closes the gate: from now on only epochs given by `authorize` pass."""
-        if not self._gated:
-            self._gated, self._authorized = True, self._run
-
-    def authorize(self, total_steps: int) -> None:
-        """Lets epochs pass until `steps_done`, as it is now, has grown to `total_steps`."""
-        self._authorized = self._run + int(total_steps) - int(self.steps_done)
-
     # What FederatedModel calls.
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """To be saved and restored with the weights."""
-        return [self.steps_done, self._identity]
 
     def begin(
         self, model: Any, callbacks: Optional[list[Any]], first: int, privacy: LocalPrivacy, local_epochs: int
@@ -161,11 +130,5 @@ class EpochMeter:
         """
         if self._announce is not None:
             self._announce(epochs)
-        if self._gated and self._run + epochs > self._authorized:
-            raise BudgetExhaustedError(
-                f"{epochs} local epochs are not in the privacy budget.",
-                expected="epochs that PrivacyBudget reserved in its ledger",
-                remedy="Pass PrivacyBudget in the callbacks of fit; if it is there, nothing is left.",
-            )
-        self._run += epochs
-        self.steps_done.assign_add(epochs)
+        self.check(epochs)
+        self.passed(epochs)

@@ -15,9 +15,8 @@ import pytest
 
 import keras_private as kp
 from keras_private.report.content import COORDINATOR, RELEASE
+from tests.leftovers import MARK, ROOT, marked
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MARK = "KERAS_PRIVATE_DEMO_TEST"
 SILENCE = 30.0
 """Far more than the demo's own limit: other tests may run beside this one."""
 
@@ -82,16 +81,7 @@ class Running:
 
     def others(self) -> dict[int, str]:
         """Processes that have the mark of this one, and are not it."""
-        found = {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
-                continue
-            try:
-                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-        return found
+        return {pid: line for pid, line in marked(self.mark).items() if pid != self.process.pid}
 
     def left(self) -> tuple[dict[int, str], list[str]]:
         """Processes and temporary files that are there, after a moment for what is just ending."""

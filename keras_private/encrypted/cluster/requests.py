@@ -179,10 +179,8 @@ class Board:
         with self._lock:
             self._requests.pop(request.key, None)
 
-    def waiting(self) -> list[str]:
-        """The client of each request that is not over; one that is answered may be on the board a moment longer."""
-        with self._lock:
-            return [each.client for each in self._requests.values() if not each.over]
+    def __len__(self) -> int:
+        return len(self._requests)
 
 
 def _keep(found: dict[bytes, Any], key: bytes, value: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from keras_private.encrypted.cluster.requests import Request
 
@@ -25,7 +26,7 @@ class Scheduler:
         largest: From a publication's key to the most rows of one run.
         start: Called, in a thread of its own, with requests of one publication that are to run together.
         delay: Seconds that the first request of a run waits for company, while more may come.
-        more: Whether anybody is there who could still send one.
+        connected: Names the clients that are here, one for each connection.
         at_once: Runs that may be under way together.
     """
 
@@ -35,14 +36,15 @@ class Scheduler:
         largest: Callable[[str], int],
         start: Callable[[list[Request]], None],
         delay: float,
-        more: Callable[[], bool],
+        connected: Callable[[], Iterable[str]],
         at_once: int,
     ) -> None:
         self._others, self._largest, self._start = frozenset(others), largest, start
-        self._delay, self._more = delay, more
+        self._delay, self._connected = delay, connected
         self._changed = threading.Condition()
         self._waiting: dict[bytes, _Waiting] = {}
         self._early: dict[bytes, set[str]] = {}
+        self._under_way: list[Request] = []
         self._free = at_once
         self._closed = False
         self._thread = threading.Thread(target=self._gather, name="scheduler", daemon=True)
@@ -88,6 +90,7 @@ class Scheduler:
                     continue
                 for each in chosen:
                     self._waiting.pop(each.key)
+                self._under_way = [each for each in self._under_way if not each.over] + chosen
                 self._free -= 1
             threading.Thread(target=self._run, args=(chosen,), name="run", daemon=True).start()
 
@@ -108,9 +111,17 @@ class Scheduler:
                 chosen.append(each.request)
                 rows += each.request.rows
         left = first.since + self._delay - time.monotonic()
-        if rows < most and left > 0 and self._more():
+        if rows < most and left > 0 and self._more_may_come([each.request for each in complete]):
             return [], left
         return chosen, None
+
+    def _more_may_come(self, complete: list[Request]) -> bool:
+        """Whether a client is connected that waits for no answer: it could ask, or its request is still on its way.
+
+        An answered request keeps nobody waiting, though its run may not have ended yet.
+        """
+        served = (each.client for each in [*complete, *self._under_way] if not each.over)
+        return bool(collections.Counter(self._connected()) - collections.Counter(served))
 
     def _run(self, chosen: list[Request]) -> None:
         try:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_private as kp
-from keras_private.encrypted.cluster.requests import Board, Request
+from keras_private.encrypted.cluster.requests import Request
 from keras_private.encrypted.cluster.scheduling import Scheduler
 from keras_private.encrypted.cluster.wire import Layout
 from keras_private.errors import TransportError
@@ -22,18 +22,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:The three parties run on this ma
 class Gathered:
     """A scheduler that keeps what it starts."""
 
-    def __init__(self, more, largest=4, delay=DELAY):
-        self.runs = []
+    def __init__(self, connected, largest=4, delay=DELAY):
+        self.runs, self.requests, self.finishing = [], {}, threading.Event()
         self.changed = threading.Condition()
-        self.scheduler = Scheduler(("b", "c"), lambda publication: largest, self.start, delay, more, at_once=2)
+        self.scheduler = Scheduler(("b", "c"), lambda _: largest, self.start, delay, lambda: connected, at_once=2)
 
     def start(self, requests):
         with self.changed:
             self.runs.append([each.key for each in requests])
             self.changed.notify_all()
+        self.finishing.wait(20)
 
-    def come(self, key, rows=1, publication="p", parties=("b", "c")):
-        self.scheduler.here(Request(key, "client", publication, rows, [], time.monotonic() + 60))
+    def come(self, key, rows=1, publication="p", parties=("b", "c"), client="client"):
+        self.requests[key] = Request(key, client, publication, rows, [], time.monotonic() + 60)
+        self.scheduler.here(self.requests[key])
         for party in parties:
             self.scheduler.there(party, key)
 
@@ -47,16 +49,17 @@ class Gathered:
 def gathered(request):
     found = Gathered(**request.param)
     yield found
+    found.finishing.set()
     found.scheduler.close()
 
 
-@pytest.mark.parametrize("gathered", [{"more": lambda: False}], indirect=True)
+@pytest.mark.parametrize("gathered", [{"connected": ["client"]}], indirect=True)
 def test_nobody_is_waited_for_who_cannot_come(gathered):
     gathered.come(b"1")
     assert gathered.wait(1) == [[b"1"]]
 
 
-@pytest.mark.parametrize("gathered", [{"more": lambda: True}], indirect=True)
+@pytest.mark.parametrize("gathered", [{"connected": ["client"] * 9}], indirect=True)
 def test_a_run_that_is_full_waits_for_nobody(gathered):
     for key in (b"1", b"2", b"3"):
         gathered.come(key)
@@ -65,14 +68,14 @@ def test_a_run_that_is_full_waits_for_nobody(gathered):
     assert gathered.wait(1) == [[b"1", b"2", b"3", b"4"]]
 
 
-@pytest.mark.parametrize("gathered", [{"more": lambda: True, "delay": 0.05}], indirect=True)
+@pytest.mark.parametrize("gathered", [{"connected": ["client"] * 9, "delay": 0.05}], indirect=True)
 def test_the_first_waits_for_the_delay_and_models_are_not_mixed(gathered):
     gathered.come(b"1", publication="p")
     gathered.come(b"2", publication="q")
     assert sorted(gathered.wait(2)) == [[b"1"], [b"2"]]
 
 
-@pytest.mark.parametrize("gathered", [{"more": lambda: False}], indirect=True)
+@pytest.mark.parametrize("gathered", [{"connected": ["client"]}], indirect=True)
 def test_nothing_starts_before_all_three_have_it(gathered):
     gathered.come(b"1", parties=("b",))
     time.sleep(0.1)
@@ -81,17 +84,28 @@ def test_nothing_starts_before_all_three_have_it(gathered):
     assert gathered.wait(1) == [[b"1"]]
 
 
-def test_an_answered_request_keeps_nobody_from_being_waited_for():
-    board = Board(lambda request: None)
-    first, second = (Request(key, "client", "p", 1, [], time.monotonic() + 60) for key in (b"1", b"2"))
-    board.add(first)
-    board.add(second)
-    assert board.waiting() == ["client", "client"]
-    # Its client reads the answer, and may ask again, before the party takes it off the board.
-    first.finish([])
-    assert board.waiting() == ["client"]
-    board.remove(second)
-    assert board.waiting() == []
+@pytest.mark.parametrize("gathered", [{"connected": ["anna", "bert"]}], indirect=True)
+def test_a_request_that_is_not_everywhere_yet_is_waited_for(gathered):
+    gathered.come(b"1", client="anna")
+    gathered.come(b"2", client="bert", parties=("b",))
+    time.sleep(0.1)
+    assert gathered.runs == []
+    gathered.scheduler.there("c", b"2")
+    assert gathered.wait(1) == [[b"1", b"2"]]
+
+
+@pytest.mark.parametrize("gathered", [{"connected": ["anna", "bert"]}], indirect=True)
+def test_who_waits_for_an_answer_is_not_waited_for_and_who_has_it_is(gathered):
+    gathered.come(b"1", client="anna")
+    gathered.come(b"2", client="bert")
+    assert gathered.wait(1) == [[b"1", b"2"]]
+    # Both run still, so nobody is there who could ask; anna has her answer before the run has ended.
+    gathered.requests[b"1"].finish([])
+    gathered.come(b"3", client="bert")
+    time.sleep(0.1)
+    assert len(gathered.runs) == 1
+    gathered.come(b"4", client="anna")
+    assert gathered.wait(2)[1] == [b"3", b"4"]
 
 
 def test_a_lone_client_does_not_wait_and_two_are_computed_together():
