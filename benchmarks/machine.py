@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = {"tensorflow", "keras", "tensorflow-privacy", "tensorflow-federated", "tf-encrypted", "numpy"}
 
 
 def describe() -> dict[str, Any]:
@@ -20,14 +21,13 @@ def describe() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
+    installed = {found.metadata["Name"] for found in metadata.distributions()}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "date": date.today().isoformat(),
-        "versions": {
-            name: metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-privacy", "numpy")
-        },
+        "versions": {name: metadata.version(name) for name in sorted(PACKAGES & installed)},
     }
 
 
