@@ -21,7 +21,7 @@ def describe() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
-    installed = {found.metadata["Name"] for found in metadata.distributions()}
+    installed = {found.metadata["Name"].lower().replace("_", "-") for found in metadata.distributions()}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
