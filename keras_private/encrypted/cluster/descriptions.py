@@ -16,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_private._backends.keras_operators import SYMBOLS
-from keras_private._backends.party_graphs import PartyGraph, cut
+from keras_private._backends.party_cuts import cut
+from keras_private._backends.party_graphs import PartyGraph
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.kernels import Kernels, PortableKernels, choose
 from keras_private.encrypted.lowering import Program, lower

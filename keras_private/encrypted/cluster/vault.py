@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_private._backends.party_graphs import cut
+from keras_private._backends.party_cuts import cut
 from keras_private.chain import Form, Stored
 from keras_private.encrypted.cluster.descriptions import means
 from keras_private.encrypted.cluster.links import Links

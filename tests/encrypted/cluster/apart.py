@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from keras_private._backends.party_graphs import cut
+from keras_private._backends.party_cuts import cut
 from keras_private.encrypted.cluster.running import Arrivals, PartyProgram
 from keras_private.encrypted.session import SERVERS
 from tests.encrypted.harness import OWNER

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_private._backends.labels import PARTY_ATTRIBUTE
-from keras_private._backends.party_graphs import cut
+from keras_private._backends.party_cuts import cut
 from keras_private.encrypted.kernels import PortableKernels
 from keras_private.encrypted.protocol.comparison import is_negative, relu
 from keras_private.encrypted.protocol.functions import softmax
