@@ -90,7 +90,7 @@ class Scheduler:
                     continue
                 for each in chosen:
                     self._waiting.pop(each.key)
-                self._under_way = [each for each in self._under_way if not each.over] + chosen
+                self._under_way += chosen
                 self._free -= 1
             threading.Thread(target=self._run, args=(chosen,), name="run", daemon=True).start()
 
@@ -128,6 +128,7 @@ class Scheduler:
             self._start(chosen)
         finally:
             with self._changed:
+                self._under_way = [each for each in self._under_way if not any(each is other for other in chosen)]
                 self._free += 1
                 self._changed.notify_all()
 
