@@ -18,11 +18,13 @@ export PYTHON
 # TensorFlow logs as errors, level 2, that several CUDA plugins ask for the same name.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo test test-slow lint bench notebooks docs doctor lock dataset clean distclean
+.PHONY: help install demo test test-long test-slow lint bench notebooks docs doctor lock dataset clean distclean
 
 help:
 	@echo "make demo       install, then the whole story on real images: plain, private, federated, encrypted queries"
-	@echo "make test       install, then run all checks and tests (make test-slow: the long ones)"
+	@echo "make test       install, then run all checks and tests"
+	@echo "make test-long  install, then execute examples, notebooks and the demo, and run the longer tests"
+	@echo "make test-slow  install, then run the tests that take minutes each"
 	@echo "make bench      install, then measure against plain Keras"
 	@echo "make notebooks  install, then execute the notebooks of examples/"
 	@echo "make docs       install, then build the documentation into site/"
@@ -37,6 +39,9 @@ demo: $(VENV)/.package $(VENV)/.dataset
 
 test: $(VENV)/.package $(VENV)/.browser lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+test-long: $(VENV)/.package $(VENV)/.dataset
+	$(BIN)/python -m pytest -m long --numprocesses $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.package
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

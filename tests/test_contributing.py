@@ -25,6 +25,7 @@ def blocks(section: str) -> str:
     ("section", "tests"),
     [("Adding a layer rule", "test_upsampling"), ("Adding an aggregator", "TestRounded")],
 )
+@pytest.mark.long
 def test_the_example_passes_its_suite(section: str, tests: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "test_example.py"
     path.write_text(blocks(section))

@@ -14,6 +14,7 @@ SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.long
 def test_the_example_runs_and_leaves_nothing(script, tmp_path, monkeypatch):
     # As a user's shell: TensorFlow's own lines on standard error are there, and nothing besides.
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import keras_private
+from tests.selection import long_but
 
 HEAVY = ("tensorflow", "keras", "tensorflow_federated", "tf_encrypted", "tensorflow_privacy", "dp_accounting", "jax")
 # TensorFlow itself imports jax where it finds it.
@@ -93,7 +94,7 @@ def test_every_name_belongs_to_a_pillar() -> None:
     assert sorted([*known, *others]) == sorted(keras_private.__all__)
 
 
-@pytest.mark.parametrize("pillar", PILLARS)
+@pytest.mark.parametrize("pillar", long_but(PILLARS, "shares"))
 def test_import_costs_at_most_a_tenth_of_tensorflow(pillar: str) -> None:
     code = f"""
 import time

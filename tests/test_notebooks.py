@@ -1,4 +1,4 @@
-"""The notebooks are whole and clean and say which Python they need. That they run is slow; CI does it by a command."""
+"""The notebooks are whole and clean and say which Python they need. That they run is a long test."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_where_federation_is_missing_its_pinned_list_is_installed(name, tmp_path
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs_and_leaves_nothing(name, tmp_path):
     here, apart = tmp_path / "here", tmp_path / "apart"

@@ -75,6 +75,7 @@ FIVE = ["tensorflow", "tensorflow_privacy", "tensorflow_federated", "tf_encrypte
 
 
 @pytest.mark.parametrize("module", FIVE)
+@pytest.mark.long
 def test_the_five_packages_import(module: str) -> None:
     # Each in a process of its own; output to nowhere, since a started worker would keep a pipe open.
     code = f"from keras_private import _backends; _backends.require({module!r})"

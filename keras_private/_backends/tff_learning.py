@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
 from typing import Any, Callable, Optional
@@ -15,11 +16,23 @@ from .graph_import import MovableFunction, place
 Encode = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[Any, Any]]
 
 
+_importing = threading.Lock()
+_imported: Optional[Any] = None
+
+
 def package() -> Any:
-    """TensorFlow Federated, imported without the warnings of what it imports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return require("tensorflow_federated")
+    """TensorFlow Federated, imported without the warnings of what it imports.
+
+    Filters of warnings are those of the whole process, and threads that set and restore them at once would lose
+    somebody's warnings: so that is done once, for the import.
+    """
+    global _imported
+    with _importing:
+        if _imported is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _imported = require("tensorflow_federated")
+        return _imported
 
 
 def round_computation(

@@ -36,6 +36,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("only", [True, False], ids=["weights", "whole model"])
+@pytest.mark.long
 def test_checkpoints_are_folders_with_a_file_for_each_party(only, tmp_path):
     model = encrypted()
     fit(model, callbacks.ModelCheckpoint(str(tmp_path / "{epoch}"), save_weights_only=only))
@@ -45,6 +46,7 @@ def test_checkpoints_are_folders_with_a_file_for_each_party(only, tmp_path):
     assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) == 4
 
 
+@pytest.mark.long
 def test_epochs_go_on_after_an_interruption_as_if_there_was_none(tmp_path):
     through = encrypted()
     fit(through, epochs=4)

@@ -114,6 +114,7 @@ def demo(tmp_path):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_the_whole_story_on_digits(demo, tmp_path):
     running = demo("-m", "keras_private", "demo", "--data", "digits", "--output", "told")
     told = running.read()
@@ -153,6 +154,7 @@ def test_the_whole_story_on_digits(demo, tmp_path):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_ctrl_c_in_the_middle_leaves_nothing(demo):
     running = demo("-m", "keras_private", "demo", "--data", "digits", "--output", "told")
     running.read(until="Two pad parties run")
@@ -173,6 +175,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(demo):
     ("act", "line", "number"),
     [("federated", "Round 2/", signal.SIGINT), ("encrypted", "Another process asks", signal.SIGTERM)],
 )
+@pytest.mark.long
 def test_an_act_that_is_ended_leaves_nothing(demo, tmp_path, act, line, number):
     running = demo("-c", ACT, act, str(tmp_path))
     running.read(until=line)

@@ -43,7 +43,7 @@ def networks(draw):
     return tf.keras.Model(inputs, K.Dense(draw(st.integers(1, 5)))(head(x)))
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 1000))
 def test_logits_and_gradients_are_those_of_keras(model, seed):
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def test_logits_and_gradients_are_those_of_keras(model, seed):
     assert_parity(model, [x], tolerance=1e-2, seed=seed)
 
 
-@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=2, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 1000))
 def test_predictions_are_those_of_keras(model, seed):
     x = np.clip(np.random.default_rng(seed).normal(0, 1, (5, *model.input_shape[1:])), -4, 4).astype(np.float32)

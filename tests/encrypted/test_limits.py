@@ -124,6 +124,7 @@ class TestLosses:
         assert np.all(found[0] > 0.3)
 
     @pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", "categorical_crossentropy"])
+    @pytest.mark.long
     def test_outputs_of_rank_three_are_averaged_as_in_keras(self, loss):
         last = {"mse": None, "binary_crossentropy": "sigmoid", "categorical_crossentropy": "softmax"}[loss]
         tf.keras.utils.set_random_seed(1)

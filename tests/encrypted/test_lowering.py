@@ -97,7 +97,7 @@ def test_drawn_smooth_architectures(activations, gated, seed):
     assert_parity(model, [np.random.default_rng(seed).normal(0, 1, (4, 5)).astype(np.float32)], 2e-3, seed)
 
 
-@settings(FEW, max_examples=15)
+@settings(FEW, max_examples=7)
 @given(
     st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.sampled_from(["flat", "largest"]), st.integers(0, 99)
 )

@@ -17,6 +17,7 @@ from keras_private.errors import (
     PartiesError,
     UnsupportedLayerError,
 )
+from tests.selection import long_but
 
 K = tf.keras.layers
 
@@ -48,7 +49,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", long_but(LOSSES, "sparse", "binary"))
 def test_a_fit_ends_where_keras_ends(name):
     last, classes, loss, y = LOSSES[name]
     model, x = small(last, classes), numbers(32, 5)
@@ -233,6 +234,7 @@ def test_bad_inputs_are_refused_before_anything_is_shared(x, says):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, bool])
+@pytest.mark.long
 def test_other_number_types_are_taken(dtype):
     x = (numbers(4, 5) > 0).astype(dtype)
     model = small()

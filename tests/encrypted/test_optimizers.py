@@ -147,6 +147,7 @@ def fitted(optimizer, **fit):
     return encrypted
 
 
+@pytest.mark.long
 def test_a_schedule_is_followed_step_by_step():
     """Halved at each step: at the first rate throughout, the loss would end elsewhere."""
 

@@ -63,10 +63,12 @@ def test_convolutions_and_dense_layers_train_as_keras_does():
     assert_trains_as_keras(images(0.05), *data(), tf.keras.optimizers.SGD, 0.2)
 
 
+@pytest.mark.long
 def test_embeddings_train_as_keras_does():
     assert_trains_as_keras(words(0.05), *data(words_instead=True), tf.keras.optimizers.SGD, 0.5)
 
 
+@pytest.mark.long
 def test_momentum_and_adam_see_the_penalty():
     def dense():
         tf.keras.utils.set_random_seed(5)

@@ -18,6 +18,7 @@ from keras_private.dp.accounting import ADD_OR_REMOVE, Charge, epsilon
 from keras_private.dp.ledger import Ledger
 from keras_private.errors import LedgerError
 from tests.dp.doubles import Bookkept
+from tests.selection import long_but
 
 CHARGE = Charge(2.0, 0, 0.1, "poisson", ADD_OR_REMOVE, 5)
 DELTA = 1e-5
@@ -83,7 +84,7 @@ def cost(steps: int) -> float:
     return epsilon([Charge(2.0, steps, 0.1, "poisson", ADD_OR_REMOVE, 5)], DELTA, "rdp")
 
 
-@pytest.mark.parametrize("fresh", [True, False], ids=["first fit", "later fit"])
+@pytest.mark.parametrize("fresh", long_but([True, False], True), ids=["first fit", "later fit"])
 def test_sigkill_at_every_write(tmp_path, fresh):
     survived = 0
     for moment in itertools.count():
@@ -141,7 +142,7 @@ def begun(folder: Path) -> int:
     return journal.stat().st_size if journal.exists() else 0
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.long), pytest.param(8, marks=pytest.mark.slow)])
 def test_sigkill_at_random_moments_of_training(tmp_path, kills):
     chance = random.Random(kills)
     for _ in range(kills):

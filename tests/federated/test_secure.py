@@ -279,7 +279,7 @@ def test_noise_that_cannot_be_is_refused_before_the_first_round():
         assert int(fed.privacy_meter.steps_done) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3000), st.floats(0.0, 1.0), st.integers(2, 400))
 def test_the_chance_of_a_round_below_the_minimum_is_that_of_scipy(population, share, least):
     cohort = Cohort(max(share * population, 0.1), population, population, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -377,9 +379,27 @@ def test_another_thread_waits_for_its_turn_and_gets_a_worker_that_lives(doubled,
     np.testing.assert_array_equal(outcomes[1][0], CLIENTS[0] * 2)
 
 
+def test_threads_that_run_shares_leave_the_filters_of_warnings_alone(doubled, monkeypatch):
+    """Those belong to the process: two threads that set and restore them at once lose a user's warnings."""
+    here = threading.current_thread()
+    enter, elsewhere = warnings.catch_warnings.__enter__, []
+
+    def entered(self):
+        if threading.current_thread() is not here:
+            elsewhere.append(threading.current_thread().name)
+        return enter(self)
+
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", entered)
+    with workers.use(2) as found:
+        found.spread(doubled, np.zeros(3, np.int64), CLIENTS)
+    assert elsewhere == []
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_dead_address_does_not_fail_what_a_live_worker_can_do(doubled, order):
     many = [np.full(3, index, np.int64) for index in range(3 * workers.SHARE)]
+    # Each of the two has a share before the live one can have done them all.
+    both, begun = threading.Barrier(2), itertools.count()
     with contextlib.ExitStack() as stack:
         live = OwnedWorker()
         stack.callback(live.close)
@@ -387,7 +407,7 @@ def test_a_dead_address_does_not_fail_what_a_live_worker_can_do(doubled, order):
         stack.callback(relay.close)
         found = stack.enter_context(workers.use([nobody(), relay.address][::order]))
         with pytest.warns(UserWarning, match=r"was done again: 127\.0\.0\.1:\d+ was lost"):
-            done = found.spread(doubled, np.zeros(3, np.int64), many)
+            done = found.spread(doubled, np.zeros(3, np.int64), many, lambda _: next(begun) < 2 and both.wait(60))
     assert sorted(position for share, _ in done for position in share) == list(range(len(many)))
     np.testing.assert_array_equal(sum(result[0] for _, result in done), np.sum(many, 0) * 2)
 

@@ -108,6 +108,7 @@ def test_answers_are_printed_without_an_output_file(folder, served, tmp_path):
     np.testing.assert_allclose(numbers.reshape(2, 3), served.predict(np.zeros((2, 4)), verbose=0), atol=1e-3)
 
 
+@pytest.mark.long
 def test_what_cannot_be_asked_is_said_in_one_message(folder, served, tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "far.npy", np.full((2, 4), 7.0))

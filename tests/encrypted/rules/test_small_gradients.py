@@ -10,6 +10,7 @@ from keras_private.encrypted import EncryptedModel
 from keras_private.encrypted.fixed_point import FixedPoint
 from keras_private.encrypted.lowering import lower
 from tests.encrypted.programs import in_keras, on_shares
+from tests.selection import long_but
 
 K = tf.keras.layers
 
@@ -51,10 +52,12 @@ def joined():
     return tf.keras.Model(inputs, outputs)
 
 
-@pytest.mark.parametrize(
-    "make, largest", [(averaged, 0.01), (pooled, 0.01), (joined, 0.05)], ids=["all", "windows", "joined"]
-)
-def test_gradients_are_those_of_keras(make, largest):
+MODELS = {"all": (averaged, 0.01), "windows": (pooled, 0.01), "joined": (joined, 0.05)}
+
+
+@pytest.mark.parametrize("name", long_but(MODELS, "all"))
+def test_gradients_are_those_of_keras(name):
+    make, largest = MODELS[name]
     model = make()
     x = images(4, *model.input_shape[1:])
     seeds = [largest * np.random.default_rng(3).normal(0, 1, (4, *model.output_shape[1:]))]

@@ -13,6 +13,7 @@ from keras_private.encrypted.losses import loss_of
 from keras_private.encrypted.lowering import lower
 from keras_private.errors import OverflowPreflightError, UnsupportedLayerError
 from tests.encrypted.programs import assert_parity, in_keras, on_shares
+from tests.selection import long_but
 
 K = tf.keras.layers
 
@@ -43,7 +44,7 @@ def behind_dense(shape, layer):
     return model
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", long_but(LAYERS, "groups", "features over time", "frozen"))
 def test_values_and_gradients_are_those_of_keras(name):
     shape, make = LAYERS[name]
     assert_parity(behind_dense(shape, make()), [numbers(3, *shape)], tolerance=3e-3)
