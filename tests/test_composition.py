@@ -149,6 +149,7 @@ def test_private_clients_under_masks_with_a_budget_and_callbacks(pads, cluster, 
     assert served(fed.model, cluster)[1] < 2e-3
 
 
+@pytest.mark.long
 def test_a_model_of_make_private_is_served_as_the_graph_that_it_is(cluster):
     model = kp.make_private(network("made"), epsilon=5.0, delta=DELTA)
     model.compile(tf.keras.optimizers.SGD(0.2), LOSS)

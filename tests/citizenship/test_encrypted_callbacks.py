@@ -89,6 +89,7 @@ def test_a_backup_within_an_epoch_is_refused(options, tmp_path):
         fit(encrypted(), callbacks.BackupAndRestore(str(tmp_path), **options))
 
 
+@pytest.mark.long
 def test_tensorboard_shows_what_is_opened_and_no_histograms_of_shares(tmp_path):
     history = fit(encrypted(), callbacks.TensorBoard(str(tmp_path / "board"))).history
     assert scalars(tmp_path / "board", "epoch_loss") == pytest.approx(history["loss"])
@@ -96,6 +97,7 @@ def test_tensorboard_shows_what_is_opened_and_no_histograms_of_shares(tmp_path):
         fit(encrypted(), callbacks.TensorBoard(str(tmp_path / "more"), histogram_freq=1))
 
 
+@pytest.mark.long
 def test_callbacks_that_read_the_logs_and_set_the_rate(tmp_path):
     given = [
         callbacks.CSVLogger(str(tmp_path / "log.csv")),

@@ -45,6 +45,7 @@ def networks(draw):
 
 @settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 1000))
+@pytest.mark.long
 def test_logits_and_gradients_are_those_of_keras(model, seed):
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
@@ -53,7 +54,7 @@ def test_logits_and_gradients_are_those_of_keras(model, seed):
     assert_parity(model, [x], tolerance=1e-2, seed=seed)
 
 
-@settings(deadline=None, max_examples=2, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 1000))
 def test_predictions_are_those_of_keras(model, seed):
     x = np.clip(np.random.default_rng(seed).normal(0, 1, (5, *model.input_shape[1:])), -4, 4).astype(np.float32)

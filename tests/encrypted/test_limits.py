@@ -188,6 +188,7 @@ def test_a_step_that_is_refused_leaves_the_epoch_undone():
 
 
 @pytest.mark.parametrize("high", [2.0, 100.0, 499.0, 501.0, 2000.0, 3984.0, 4096.0, 20000.0, 2.0**18])
+@pytest.mark.long
 def test_reciprocals_on_long_intervals(high):
     rng = np.random.default_rng(0)
     x = np.concatenate([[1.0, high, high / 2, (1 + high) / 2], np.exp(rng.uniform(0, np.log(high), 20))])

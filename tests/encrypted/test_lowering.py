@@ -73,6 +73,7 @@ FEW = settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.reus
 
 @FEW
 @given(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=3), st.sampled_from(["flat", "two"]), st.integers(0, 99))
+@pytest.mark.long
 def test_drawn_architectures_are_exact_on_a_grid(blocks, end, seed):
     model = put_on_grid(architecture(blocks, end), seed)
     assert_equal(model, [inputs_on_grid(seed, 2, *IMAGE)], seed)
@@ -97,7 +98,7 @@ def test_drawn_smooth_architectures(activations, gated, seed):
     assert_parity(model, [np.random.default_rng(seed).normal(0, 1, (4, 5)).astype(np.float32)], 2e-3, seed)
 
 
-@settings(FEW, max_examples=7)
+@settings(FEW, max_examples=15)
 @given(
     st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.sampled_from(["flat", "largest"]), st.integers(0, 99)
 )

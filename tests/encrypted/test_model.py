@@ -72,6 +72,7 @@ def test_a_fit_ends_where_keras_ends(name):
     np.testing.assert_allclose(encrypted.predict(x, batch_size=16, verbose=0), model.predict(x, verbose=0), atol=5e-3)
 
 
+@pytest.mark.long
 def test_a_last_batch_of_fewer_rows_and_a_schedule_count_as_in_keras():
     def sgd():
         return tf.keras.optimizers.SGD(tf.keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5))

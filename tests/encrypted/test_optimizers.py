@@ -14,6 +14,7 @@ from keras_private.encrypted.protocol.sharing import reveal, share
 from keras_private.encrypted.session import SERVERS, Session
 from keras_private.encrypted.variables import SharedVariable
 from keras_private.errors import ConfigurationError, EncodingError
+from tests.selection import long_but
 
 K = tf.keras.layers
 KO = tf.keras.optimizers
@@ -90,7 +91,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", long_but(OPTIMIZERS, "sgd", "nesterov", "adam"))
 def test_every_step_is_that_of_keras(name):
     gradients = drawn(np.geomspace(0.01, 8.0, 12))
     found, expected = on_shares(OPTIMIZERS[name](), gradients), in_keras(OPTIMIZERS[name](), gradients)
@@ -193,6 +194,7 @@ def test_a_step_of_adam_opens_nothing():
     assert graph.outputs == []
 
 
+@pytest.mark.long
 def test_an_epoch_that_is_undone_takes_its_steps_back():
     encrypted = EncryptedModel(small(), input_range=(-3.0, 3.0), weight_growth=1.0)
     encrypted.compile(KO.Adam(5.0), "sparse_categorical_crossentropy")

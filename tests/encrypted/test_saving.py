@@ -43,6 +43,7 @@ def saved(tmp_path_factory):
     return encrypted, folder
 
 
+@pytest.mark.long
 def test_a_loaded_model_goes_on_where_the_saved_one_stood(saved):
     encrypted, folder = saved
     loaded = EncryptedModel.load(folder)

@@ -139,6 +139,7 @@ def test_the_portable_digest_is_that_of_another_trace():
 @pytest.mark.parametrize(
     "other", [lambda x, w: softmax(matmul(x, w)), lambda x, w: softmax(relu(matmul(x, w) + 2**-16)[0])]
 )
+@pytest.mark.long
 def test_another_program_has_another_digest(other):
     found = [graph.digest() for graph in cut(traced(other, [(2, 3), (3, 4)]), EVERYONE).values()]
     assert found[0] != digests()[0]

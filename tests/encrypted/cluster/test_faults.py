@@ -452,6 +452,7 @@ class TestPublications:
                 np.testing.assert_allclose(sum(shares) * 2.0**-16, kernel, atol=2.0**-16)
         check_served(client, model)
 
+    @pytest.mark.long
     def test_a_convolutional_model_answers_as_keras_does(self, cluster):
         tf.keras.utils.set_random_seed(6)
         plain = tf.keras.Sequential(

@@ -79,6 +79,7 @@ def test_bounds_count_gradients_as_the_layers_before_see_them():
     assert bounds["second", "the gradient of the bias"] == pytest.approx(4 * 784 * dense)
 
 
+@pytest.mark.long
 def test_training_moves_weights_as_keras_does():
     x, y = images(16, 28, 28, 1), np.arange(16) % 3
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
