@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -43,9 +44,9 @@ def networks(draw):
     return tf.keras.Model(inputs, K.Dense(draw(st.integers(1, 5)))(head(x)))
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
-@given(networks(), st.integers(0, 1000))
 @pytest.mark.long
+@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@given(networks(), st.integers(0, 1000))
 def test_logits_and_gradients_are_those_of_keras(model, seed):
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:

@@ -71,9 +71,9 @@ def architecture(blocks, end):
 FEW = settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
+@pytest.mark.long
 @FEW
 @given(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=3), st.sampled_from(["flat", "two"]), st.integers(0, 99))
-@pytest.mark.long
 def test_drawn_architectures_are_exact_on_a_grid(blocks, end, seed):
     model = put_on_grid(architecture(blocks, end), seed)
     assert_equal(model, [inputs_on_grid(seed, 2, *IMAGE)], seed)

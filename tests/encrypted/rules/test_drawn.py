@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -52,9 +53,9 @@ def test_depthwise_convolutions(height, width, size, stride, multiplier, padding
     assert_equal(behind_pointwise((height, width, 2), layer, seed), [inputs_on_grid(seed, 2, height, width, 2)])
 
 
+@pytest.mark.long
 @DRAWN
 @given(SIZES, SIZES, STEPS, STEPS, STEPS, STEPS, st.sampled_from(["valid", "same"]), SEEDS)
-@pytest.mark.long
 def test_maximum_pools_with_ties(height, width, rows, columns, down, right, padding, seed):
     layer = K.MaxPooling2D((rows, columns), strides=(down, right), padding=padding)
     assert_equal(behind_pointwise((height, width, 2), layer, seed), [inputs_on_grid(seed, 2, height, width, 2)])
