@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import warnings
 from collections import OrderedDict
@@ -32,7 +33,18 @@ def package() -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _imported = require("tensorflow_federated")
+            atexit.register(_drop_default_context)
         return _imported
+
+
+def _drop_default_context() -> None:
+    """Frees TensorFlow Federated's default context while its finalizer works.
+
+    Later in the interpreter's end that finalizer sometimes finds its module torn down, and prints a traceback.
+    """
+    from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
+
+    package().framework.set_default_context(runtime_error_context.create_runtime_error_context())
 
 
 def round_computation(

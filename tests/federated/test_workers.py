@@ -383,6 +383,23 @@ def test_another_thread_waits_for_its_turn_and_gets_a_worker_that_lives(doubled,
     np.testing.assert_array_equal(outcomes[1][0], CLIENTS[0] * 2)
 
 
+LEAVING = """
+import atexit, gc, warnings
+warnings.simplefilter("ignore")
+atexit.register(print, "torn down from here")
+from keras_private._backends import tff_learning
+tff_learning.package()
+(kept,) = [type(each) for each in gc.get_objects() if type(each).__name__ == "ServiceManager"]
+kept.__del__ = lambda self: print("freed", flush=True)
+"""
+
+
+def test_the_default_context_of_tff_is_freed_before_the_interpreter_is_torn_down():
+    """Its finalizer needs a module that may be gone later, and would print a traceback."""
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n")[:2] == ["freed", "torn down from here"], done.stdout + done.stderr
+
+
 def test_threads_that_run_shares_leave_the_filters_of_warnings_alone(doubled, monkeypatch):
     """Those belong to the process: two threads that set and restore them at once lose a user's warnings."""
     here = threading.current_thread()
