@@ -7,12 +7,12 @@ import os
 import platform
 import statistics
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from keras_private._backends import installed
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = {"tensorflow", "keras", "tensorflow-privacy", "tensorflow-federated", "tf-encrypted", "numpy"}
 
 
 def describe() -> dict[str, Any]:
@@ -21,13 +21,12 @@ def describe() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
-    installed = {found.metadata["Name"].lower().replace("_", "-") for found in metadata.distributions()}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "date": date.today().isoformat(),
-        "versions": {name: metadata.version(name) for name in sorted(PACKAGES & installed)},
+        "versions": {each.name: each.version for each in installed() if each.version is not None},
     }
 
 

@@ -100,9 +100,9 @@ def take_backup(callbacks: Any, epoch_is: str) -> tuple[Any, Optional[Any]]:
     """
     in_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
     given = callbacks.callbacks if in_list else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    if not backs_up(given):
-        return callbacks, None
     found = [each for each in given if isinstance(each, tf.keras.callbacks.BackupAndRestore)]
+    if not found:
+        return callbacks, None
     if in_list or len(found) > 1:
         raise ConfigurationError(
             f"BackupAndRestore came {'in a CallbackList' if in_list else 'twice'}.",

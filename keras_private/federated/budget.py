@@ -118,7 +118,7 @@ class RoundMeter(Gate):
     @property
     def identity(self) -> str:
         """Names these rounds in a ledger."""
-        return f"{UNIT}:{self.drawn_name}"
+        return f"{UNIT}:{super().identity}"
 
     @property
     def expected_batch_size(self) -> float:

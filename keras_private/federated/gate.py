@@ -46,8 +46,8 @@ class Gate:
         self._run = self._authorized = 0
 
     @property
-    def drawn_name(self) -> str:
-        """Drawn once, saved and restored with the variables."""
+    def identity(self) -> str:
+        """Names these steps in a ledger; drawn once, saved and restored with the variables."""
         return self._identity.numpy().astype(">i8").tobytes().hex()
 
     @property

@@ -57,11 +57,6 @@ class EpochMeter(Gate):
     # What a ledger reads of a DPOptimizer.
 
     @property
-    def identity(self) -> str:
-        """Names these epochs in a ledger."""
-        return self.drawn_name
-
-    @property
     def expected_batch_size(self) -> float:
         return 0.0 if self._privacy is None else self._privacy.expected_batch_size
 

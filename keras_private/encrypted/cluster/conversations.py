@@ -13,7 +13,7 @@ from keras_private.encrypted.cluster.descriptions import Description
 from keras_private.encrypted.cluster.publications import Publication
 from keras_private.encrypted.cluster.requests import Request
 from keras_private.encrypted.cluster.vault import Tenant
-from keras_private.encrypted.cluster.wire import REFUSAL, REPLY, Frame, Wire, arrays_of, refusal
+from keras_private.encrypted.cluster.wire import REFUSAL, REPLY, Frame, Wire, arrays_of, chosen, refusal
 from keras_private.errors import PartiesError, PrivacyError, TransportError
 
 if TYPE_CHECKING:
@@ -34,18 +34,12 @@ class Conversation:
 
     def hold(self) -> None:
         """Until the connection ends; models that were published over it are withdrawn then."""
+        calls = self._calls()
         try:
             while True:
                 frame = self.wire.receive(lambda header: self._limit())
                 try:
-                    call = self._calls().get(str(frame.facts.get("call")))
-                    if call is None:
-                        raise TransportError(
-                            f"{self.wire.peer} may not call {frame.facts.get('call')!r}",
-                            expected=f"one of {sorted(self._calls())}",
-                            remedy="use a certificate for that role",
-                        )
-                    reply = call(frame)
+                    reply = chosen(calls, frame, self.wire.peer)(frame)
                 except PrivacyError as error:
                     self.wire.send(REFUSAL, refusal(error))
                 except (KeyError, TypeError, ValueError, AttributeError) as error:

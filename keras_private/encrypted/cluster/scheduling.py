@@ -128,7 +128,7 @@ class Scheduler:
             self._start(chosen)
         finally:
             with self._changed:
-                self._under_way = [each for each in self._under_way if not any(each is other for other in chosen)]
+                self._under_way = [each for each in self._under_way if each not in chosen]
                 self._free += 1
                 self._changed.notify_all()
 

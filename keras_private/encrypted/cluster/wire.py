@@ -13,8 +13,8 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ _JOINED = 1 << 16
 _RECORD = 1 << 14
 FACTS_LIMIT = 16 << 20
 NO_KEY = bytes(16)
+
+_Call = TypeVar("_Call")
 
 CALL, REPLY, REFUSAL, DATA, NOTICE = range(1, 6)
 
@@ -271,6 +273,22 @@ class Layout:
 def arrays_of(payload: memoryview, specs: Sequence[tuple[str, Sequence[int]]], peer: str) -> list[np.ndarray]:
     """The tensors of a frame that comes once; see Layout."""
     return Layout(specs).arrays(payload, peer)
+
+
+def chosen(calls: Mapping[str, _Call], frame: Frame, peer: str) -> _Call:
+    """The one of a peer's calls that its frame asks for.
+
+    Raises:
+        TransportError: It is none of them.
+    """
+    call = calls.get(str(frame.facts.get("call")))
+    if call is None:
+        raise TransportError(
+            f"{peer} may not call {frame.facts.get('call')!r}",
+            expected=f"one of {sorted(calls)}",
+            remedy="use a certificate for that role",
+        )
+    return call
 
 
 def refusal(error: BaseException) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def product_bound(what: str, magnitude: float, left: int, right: int) -> float:
     return within(what, magnitude + (unit(max(left, right)) if surplus else 0.0), max(left, right))
 
 
-def factor(number: float) -> tuple[int, int]:
+def _factor(number: float) -> tuple[int, int]:
     """number = k 2^-bits: exactly for integers and short binary fractions, else within 2^-20 of it."""
     if not number or float(number).is_integer():
         return int(number), 0
@@ -61,7 +61,7 @@ def factor(number: float) -> tuple[int, int]:
 
 
 def scaled_form(what: str, form: Form, number: float) -> Form:
-    whole, bits = factor(number)
+    whole, bits = _factor(number)
     fraction = (form.fraction or DEFAULT_FRACTION) if bits else form.fraction
     magnitude = form.bound * abs(whole)
     within(f"{what}, before truncation,", magnitude, fraction, TRUNCATION_BITS if bits else VALUE_BITS)
@@ -70,7 +70,7 @@ def scaled_form(what: str, form: Form, number: float) -> Form:
 
 
 def scaled(value: Shared, number: float) -> Shared:
-    whole, bits = factor(number)
+    whole, bits = _factor(number)
     if not bits:
         return value.times_integer(whole)
     value = with_point(value)

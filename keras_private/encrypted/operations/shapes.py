@@ -19,7 +19,7 @@ from keras_private.errors import ConfigurationError
 # Shapes.
 
 
-def index_of(options: Options) -> tuple[Any, ...]:
+def _index_of(options: Options) -> tuple[Any, ...]:
     given = options["index"]
     if not isinstance(given, list):
         raise bad_index(given)
@@ -37,7 +37,7 @@ def index_of(options: Options) -> tuple[Any, ...]:
 
 
 def index_form(forms: Forms, options: Options) -> Form:
-    form, index = forms[0], index_of(options)
+    form, index = forms[0], _index_of(options)
     try:
         shape = np.broadcast_to(np.int8(0), form.shape)[index].shape
     except (IndexError, ValueError, OverflowError) as error:
@@ -48,7 +48,7 @@ def index_form(forms: Forms, options: Options) -> Form:
 
 
 def index(values: Sequence[Shared], options: Options) -> Shared:
-    index = tuple(tf.newaxis if each is None else each for each in index_of(options))
+    index = tuple(tf.newaxis if each is None else each for each in _index_of(options))
     return values[0].local(lambda share: share[index] if index else tf.identity(share))
 
 
@@ -78,7 +78,7 @@ def transpose_form(forms: Forms, options: Options) -> Form:
 # Sums over axes.
 
 
-def reduced(form: Form, options: Options) -> tuple[tuple[int, ...], int]:
+def _reduced(form: Form, options: Options) -> tuple[tuple[int, ...], int]:
     """The shape of a sum over axes, and of how many elements."""
     axes, keepdims = options["axes"], options["keepdims"]
     rank = len(form.shape)
@@ -91,7 +91,7 @@ def reduced(form: Form, options: Options) -> tuple[tuple[int, ...], int]:
 
 
 def sum_form(forms: Forms, options: Options) -> Form:
-    shape, count = reduced(forms[0], options)
+    shape, count = _reduced(forms[0], options)
     return Form(shape, forms[0].fraction, within("a sum", count * forms[0].bound, forms[0].fraction))
 
 
@@ -100,12 +100,12 @@ def total(values: Sequence[Shared], options: Options) -> Shared:
 
 
 def mean_form(forms: Forms, options: Options) -> Form:
-    _, count = reduced(forms[0], options)
+    _, count = _reduced(forms[0], options)
     if not count:
         raise ConfigurationError("a mean of no elements", expected="at least one", remedy="check the shape")
     return scaled_form("a mean", sum_form(forms, options), 1 / count)
 
 
 def mean(values: Sequence[Shared], options: Options) -> Shared:
-    _, count = reduced(Form(tuple(values[0].shape), 0, 0.0), options)
+    _, count = _reduced(Form(tuple(values[0].shape), 0, 0.0), options)
     return scaled(total(values, options), 1 / count)

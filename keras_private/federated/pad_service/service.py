@@ -14,7 +14,7 @@ from ...encrypted.cluster.certificates import Identity
 from ...encrypted.cluster.config import check_fingerprint
 from ...encrypted.cluster.door import Door, bound
 from ...encrypted.cluster.links import dial
-from ...encrypted.cluster.wire import REFUSAL, REPLY, Frame, Wire, after, refusal
+from ...encrypted.cluster.wire import REFUSAL, REPLY, Frame, Wire, after, chosen, refusal
 from ...errors import AggregationError, LedgerError, PrivacyError, TransportError
 from ..aggregators.masking.parties import PadParty, Request
 from . import messages
@@ -92,14 +92,7 @@ class PadService:
                 wire.send(REFUSAL, refusal(error), deadline=after(1.0))
                 raise
             try:
-                call = calls.get(str(frame.facts.get("call")))
-                if call is None:
-                    raise TransportError(
-                        f"{wire.peer} may not call {frame.facts.get('call')!r}",
-                        expected=f"one of {sorted(calls)}",
-                        remedy="use a certificate for that role",
-                    )
-                facts, arrays = call(frame)
+                facts, arrays = chosen(calls, frame, wire.peer)(frame)
             except PrivacyError as error:
                 LOG.warning("%s was refused: %s", wire.peer, error.problem)
                 wire.send(REFUSAL, refusal(error), deadline=after(_REPLY_SECONDS))
